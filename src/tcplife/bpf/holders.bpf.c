@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Finds who holds the sockets of parked sessions (see tcplife.bpf.c). Loaded
+ * only when one stays parked. What is found is written to the iterator itself,
+ * in the ring buffer's framing, so that no number of them can overflow it.
+ */
+#include "session.h"
+
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct walk {
+	__u64 found;	  /* parked sessions that were given their owner */
+	__u64 any_holder; /* take any, not just the one who acted before */
+};
+
+struct walk walk = {};
+
+/* As the ring buffer frames it (struct bpf_ringbuf_hdr). */
+struct framed_event {
+	__u32 len;
+	__u32 pg_off;
+	struct session_event event;
+};
+
+static __always_inline void write_session(struct seq_file *seq,
+					  struct session *session,
+					  const struct owner *owner)
+{
+	struct framed_event framed = {.len = sizeof(framed.event)};
+
+	if (!unpark(session))
+		return;
+	framed.event = session->event;
+	if (owner)
+		framed.event.owner = *owner;
+	if (wanted_pid(&framed.event) &&
+	    bpf_seq_write(seq, &framed, sizeof(framed))) {
+		/* No room: the kernel shows this one again at the next read. */
+		session->phase = PHASE_PARKED;
+		return;
+	}
+	__sync_fetch_and_add(&walk.found, 1);
+}
+
+SEC("iter/task_file")
+int name_holders(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct session *session;
+	struct socket *socket;
+	struct owner owner;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	session = bpf_sk_storage_get(&sessions, socket->sk, NULL, 0);
+	if (!session || session->phase != PHASE_PARKED)
+		return 0;
+	if (!walk.any_holder && session->certainty != OWNER_UNKNOWN &&
+	    session->event.owner.pid != task->tgid)
+		return 0;
+	owner_from_task(&owner, task);
+	write_session(ctx->meta->seq, session, &owner);
+	return 0;
+}
+
+/* What no descriptor leads to: sessions still in a listener's queue. */
+SEC("iter/bpf_sk_storage_map")
+int write_unheld(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct session *session = ctx->value;
+
+	if (session && session->phase == PHASE_PARKED)
+		write_session(ctx->meta->seq, session, NULL);
+	return 0;
+}
