@@ -1,0 +1,1 @@
+"""The commands. What they can do, a program that imports the package can, too."""

@@ -1,0 +1,244 @@
+"""What the commands share: options, messages, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import tcplife
+from tcplife.errors import OutputClosed, TcplifeError, UsageError
+from tcplife.events import Batch, Loss
+from tcplife.filters import Filter, parse_pids, parse_ports
+from tcplife.sinks.output import write_all
+from tcplife.stop import Stop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from tcplife.sinks import Sink
+
+STDOUT = 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def new_parser(name: str, description: str, epilog: str) -> Parser:
+    return Parser(
+        prog=name,
+        description=description,
+        epilog=epilog,
+        # Given a width, argparse does not import shutil to ask for one (3 ms).
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=79),
+    )
+
+
+def add_layout_options(parser: Parser) -> None:
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add("-T", "--time", action="store_true", help="include time column (HH:MM:SS)")
+    add("-t", "--timestamp", action="store_true", help="include time column (seconds)")
+    add("-w", "--wide", action="store_true", help="wide columns (fit IPv6 addresses)")
+    add("-s", "--csv", action="store_true", help="comma separated values")
+    add("--json", action="store_true", help="JSON, one object a line")
+
+
+def add_filter_options(parser: Parser) -> None:
+    group = parser.add_argument_group("filters (in the kernel; all must hold)")
+    add = group.add_argument
+    add(
+        "-p",
+        "--pid",
+        metavar="PID[,PID]",
+        type=partial(parse_pids, "-p/--pid"),
+        default=(),
+        help="sessions of these processes only",
+    )
+    add(
+        "-L",
+        "--localport",
+        metavar="PORTS",
+        type=partial(parse_ports, "-L/--localport"),
+        default=(),
+        help="these local ports only: numbers, ranges, as in 80,8000-8999",
+    )
+    add(
+        "-D",
+        "--remoteport",
+        metavar="PORTS",
+        type=partial(parse_ports, "-D/--remoteport"),
+        default=(),
+        help="these remote (destination) ports only",
+    )
+    families = group.add_mutually_exclusive_group()
+    families.add_argument(
+        "-4",
+        "--ipv4",
+        dest="family",
+        action="store_const",
+        const=4,
+        default=0,
+        help="IPv4 only (also through an IPv6 socket)",
+    )
+    families.add_argument(
+        "-6", "--ipv6", dest="family", action="store_const", const=6, help="IPv6 only"
+    )
+
+
+def add_run_options(parser: Parser) -> None:
+    group = parser.add_argument_group("running")
+    add = group.add_argument
+    add(
+        "-c",
+        "--count",
+        metavar="N",
+        type=_count,
+        help="leave after N rows",
+    )
+    add(
+        "--duration",
+        metavar="SECONDS",
+        type=_seconds,
+        help="leave after this time",
+    )
+    add("-v", "--verbose", action="store_true", help="say what is loaded, and why")
+    add(
+        "--ebpf",
+        action="store_true",
+        help="print the kernel program's source, and leave",
+    )
+    add(
+        "-V",
+        "--version",
+        action="version",
+        version=f"%(prog)s {tcplife.__version__}",
+    )
+
+
+def filter_from(options: argparse.Namespace) -> Filter:
+    return Filter(
+        pids=options.pid,
+        local_ports=options.localport,
+        remote_ports=options.remoteport,
+        family=options.family,
+    )
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text[:20]) < 1 << 63:
+        return int(text[:20])
+    raise UsageError(f"-c/--count {text}: not a number of rows; give 1 or more")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    # A longer wait than epoll(7) takes would be an error of ours.
+    if not 0 < seconds <= 1e9:
+        raise UsageError(
+            f"--duration {text}: not a number of seconds; give more than 0, as in 2.5"
+        )
+    return seconds
+
+
+def run(name: str, command: Callable[[Sequence[str]], None]) -> int:
+    """Runs a command's body; the one place where errors become messages.
+
+    The result is the exit status: 0, 1 for a host or an output that says no, 2
+    for bad usage.
+    """
+    # Nothing here makes reference cycles, and looking for them takes a tenth of
+    # the time at high rates.
+    gc.disable()
+    try:
+        command(sys.argv[1:])
+    except OutputClosed:
+        # The interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    except TcplifeError as error:
+        say(name, str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:  # before tracing began
+        return 130
+    return 0
+
+
+def say(name: str, message: str) -> None:
+    """One line on standard error."""
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+
+
+def print_text(text: str) -> None:
+    write_all(STDOUT, text.encode())
+
+
+def stop_from(options: argparse.Namespace) -> Stop:
+    stop = Stop(options.duration)
+    stop.on_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    stop.when_unread(STDOUT)
+    return stop
+
+
+def pump(name: str, batches: Iterable[Batch], sink: Sink, count: int | None) -> None:
+    """Takes batches to a sink until they end, or `count` rows are written."""
+    losses = LossReport(name)
+    try:
+        for batch in batches:
+            if count is not None:
+                batch.records = batch.records[:count]
+                count -= len(batch.records)
+            if batch.records:
+                sink.write(batch)
+            losses.see(batch.loss)
+            if count == 0:
+                break
+    finally:
+        losses.finish()
+        sink.close()
+
+
+class LossReport:
+    """Says what was lost: while it grows, at most once a second; and at the end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._told = 0
+        self._last = Loss()
+        self._not_before = 0.0
+
+    def see(self, loss: Loss) -> None:
+        self._last = loss
+        if loss.total() > self._told and time.monotonic() >= self._not_before:
+            self._tell()
+            self._not_before = time.monotonic() + 1
+
+    def finish(self) -> None:
+        if self._last.total():
+            self._tell()
+
+    def _tell(self) -> None:
+        loss = self._last
+        self._told = loss.total()
+        parts = [
+            f"{number} {what}"
+            for number, what in (
+                (loss.events, "ended while the ring buffer was full"),
+                (loss.sessions, "could not be followed for want of memory"),
+                (loss.unresolved, "ended with nobody to name as their owner"),
+            )
+            if number
+        ]
+        say(self._name, f"sessions lost: {', '.join(parts)}")

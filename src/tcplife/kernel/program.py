@@ -1,0 +1,157 @@
+"""One BPF object: opened, set up, loaded, attached, closed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable, Mapping
+
+from tcplife import layout
+from tcplife.kernel.libbpf import IterInfo, IterOptions, Library, OpenOptions, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BPF_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
+
+
+class LoadError(Exception):
+    """The kernel or libbpf said no; probes.py finds out why."""
+
+
+class Program:
+    """An object of bpf/, by its name. Close it, and nothing of it stays behind."""
+
+    def __init__(self, library: Library, name: str) -> None:
+        with open(os.path.join(BPF_FOLDER, f"{name}.bpf.o"), "rb") as file:
+            elf = file.read()
+        self._library = library
+        self._links: list[int] = []
+        options = OpenOptions(ctypes.sizeof(OpenOptions), name.encode())
+        self._object = library.bpf_object__open_mem(
+            elf, len(elf), ctypes.byref(options)
+        )
+        if not self._object:
+            raise LoadError(f"{name}: {reason()}")
+        self.name = name
+
+    def _map(self, name: str) -> int:
+        found = self._library.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise LoadError(f"{self.name}: no map {name}")
+        return int(found)
+
+    def map_fd(self, name: str) -> int:
+        return int(self._library.bpf_map__fd(self._map(name)))
+
+    def map_size(self, name: str) -> int:
+        return int(self._library.bpf_map__max_entries(self._map(name)))
+
+    def resize_map(self, name: str, entries: int) -> None:
+        self._library.bpf_map__set_max_entries(self._map(name), entries)
+
+    def share_map(self, name: str, other: Program) -> None:
+        self._library.bpf_map__reuse_fd(self._map(name), other.map_fd(name))
+
+    def memory(self, section: str) -> memoryview:
+        """A section's variables: .rodata before loading, .bss at any time."""
+        size = ctypes.c_size_t()
+        address = self._library.bpf_map__initial_value(
+            self._map(section), ctypes.byref(size)
+        )
+        array = (ctypes.c_char * size.value).from_address(address)
+        return memoryview(array).cast("B")
+
+    def load(self) -> None:
+        if self._library.bpf_object__load(self._object):
+            raise LoadError(f"{self.name}: {reason()}")
+
+    def add_keys(self, name: str, keys: Iterable[int]) -> None:
+        """Adds 32-bit keys to a map used as a set."""
+        fd = self.map_fd(name)
+        value = ctypes.c_uint8(1)
+        for key in keys:
+            if self._library.bpf_map_update_elem(
+                fd, ctypes.byref(ctypes.c_uint32(key)), ctypes.byref(value), 0
+            ):
+                raise LoadError(f"{self.name}: map {name}: {reason()}")
+
+    def attach(self) -> None:
+        """Attaches all programs of the object to where their sections say."""
+        program = self._library.bpf_object__next_program(self._object, None)
+        while program:
+            link = self._library.bpf_program__attach(program)
+            if not link:
+                raise LoadError(f"{self.name}: {reason()}")
+            self._links.append(link)
+            program = self._library.bpf_object__next_program(self._object, program)
+
+    def detach(self) -> None:
+        while self._links:
+            self._library.bpf_link__destroy(self._links.pop())
+
+    def iterate(self, program: str, over_map: str = "") -> int:
+        """A file descriptor to read a BPF iterator's output from."""
+        options = IterOptions(ctypes.sizeof(IterOptions))
+        if over_map:
+            info = IterInfo(map_fd=self.map_fd(over_map))
+            options.link_info = ctypes.pointer(info)
+            options.link_info_len = ctypes.sizeof(info)
+        link = self._library.bpf_program__attach_iter(
+            self._library.bpf_object__find_program_by_name(
+                self._object, program.encode()
+            ),
+            ctypes.byref(options),
+        )
+        if not link:
+            raise LoadError(f"{self.name}: {program}: {reason()}")
+        fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
+        self._library.bpf_link__destroy(link)
+        if fd < 0:
+            raise LoadError(f"{self.name}: {program}: {reason()}")
+        return int(fd)
+
+    def close(self) -> None:
+        self.detach()
+        if self._object:
+            self._library.bpf_object__close(self._object)
+            self._object = None
+
+
+class Struct:
+    """A C struct in shared memory, by the layout of layout.py."""
+
+    def __init__(self, memory: memoryview, fields: Iterable[tuple[str, str]]) -> None:
+        self._memory = memory
+        self._fields: dict[str, tuple[struct.Struct, int]] = {}
+        at = 0
+        for name, code in fields:
+            form = struct.Struct("=" + code)
+            self._fields[name] = form, at
+            at += form.size
+
+    def get(self, name: str) -> Any:
+        form, at = self._fields[name]
+        return form.unpack_from(self._memory, at)[0]
+
+    def set(self, name: str, *values: int) -> None:
+        form, at = self._fields[name]
+        form.pack_into(self._memory, at, *values)
+
+
+def set_config(program: Program, values: Mapping[str, int]) -> None:
+    """Sets `struct config`, before loading."""
+    config = Struct(program.memory(".rodata"), layout.CONFIG)
+    for name, value in values.items():
+        config.set(name, value)
+
+
+def source(name: str) -> str:
+    """The C source of an object, with our headers."""
+    parts = []
+    for file_name in ("kernel.h", "session.h", f"{name}.bpf.c"):
+        with open(os.path.join(BPF_FOLDER, file_name), encoding="ascii") as file:
+            parts.append(file.read())
+    return "\n".join(parts)

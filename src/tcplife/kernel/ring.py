@@ -1,0 +1,106 @@
+"""Reading the kernel's ring buffer.
+
+The records are of one size, so that a run of them can be decoded in bulk
+straight from the mapped ring, which the kernel maps twice in a row for that
+(kernel/bpf/ringbuf.c). Who reads must see a record's frame before its contents.
+x86-64 keeps loads in order; other machines need a barrier that Python has not
+got, so that there libbpf walks the ring.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+from tcplife.events import FRAME, SESSION, decode
+from tcplife.kernel.libbpf import Library, sample_function
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from tcplife.events import Record
+
+    class Ring(Protocol):
+        def read(self) -> list[Record]:
+            """The next records, at most CHUNK; empty if there are none."""
+
+        def close(self) -> None: ...
+
+
+# How many records are decoded at once, which bounds the memory that it takes.
+CHUNK = 1024
+
+
+class MappedRing:
+    """Reads the mapped ring itself. For x86-64."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        page = mmap.PAGESIZE
+        self._consumer_map = mmap.mmap(fd, page)
+        self._producer_map = mmap.mmap(
+            fd, page + 2 * size, prot=mmap.PROT_READ, offset=page
+        )
+        # Positions are loaded and stored as one 64-bit word each.
+        self._consumer = memoryview(self._consumer_map).cast("Q")
+        self._producer = memoryview(self._producer_map)[:page].cast("Q")
+        self._data = memoryview(self._producer_map)[page:]
+        self._lengths = self._data.cast("I")
+        self._mask = size - 1
+
+    def read(self) -> list[Record]:
+        stride = SESSION.size
+        position = self._consumer[0]
+        count = min((self._producer[0] - position) // stride, CHUNK)
+        if not count:
+            return []
+        start = position & self._mask
+        end = start + count * stride
+        # A record that is still being written has its busy bit set.
+        lengths = self._lengths[start // 4 : end // 4 : stride // 4].tolist()
+        ready = stride - FRAME.size
+        if lengths.count(ready) != count:
+            count = next(i for i, length in enumerate(lengths) if length != ready)
+            end = start + count * stride
+        records = decode(self._data[start:end])
+        self._consumer[0] = position + count * stride
+        return records
+
+    def close(self) -> None:
+        for view in (self._consumer, self._producer, self._lengths, self._data):
+            view.release()
+        self._consumer_map.close()
+        self._producer_map.close()
+
+
+class LibraryRing:
+    """Has libbpf walk the ring, with the barriers that it takes. For any machine."""
+
+    def __init__(self, library: Library, fd: int) -> None:
+        self._library = library
+        self._taken = bytearray()
+        self._take = sample_function(self._sample)
+        self._ring = library.ring_buffer__new(fd, self._take, None, None)
+        if not self._ring:
+            raise MemoryError("ring_buffer__new")
+
+    def _sample(self, _context: int, data: int, size: int) -> int:
+        self._taken += ctypes.string_at(data - FRAME.size, size + FRAME.size)
+        # A negative number stops libbpf, with this record taken as well.
+        return -1 if len(self._taken) >= CHUNK * SESSION.size else 0
+
+    def read(self) -> list[Record]:
+        self._library.ring_buffer__consume(self._ring)
+        records = decode(bytes(self._taken))
+        self._taken.clear()
+        return records
+
+    def close(self) -> None:
+        self._library.ring_buffer__free(self._ring)
+
+
+def open_ring(library: Library, fd: int, size: int) -> Ring:
+    if os.uname().machine == "x86_64":
+        return MappedRing(fd, size)
+    return LibraryRing(library, fd)

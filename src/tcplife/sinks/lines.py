@@ -1,0 +1,45 @@
+"""Tables, CSV and JSON lines: text, a line a record."""
+
+from __future__ import annotations
+
+from tcplife.columns import Layout
+from tcplife.events import END_NS, Batch
+from tcplife.sinks.output import write_all
+from tcplife.sinks.rows import compile_json, compile_rows, header
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.sinks import Sink
+    from tcplife.sinks.rows import Rows
+
+
+class Lines:
+    """Writes each batch at once, so that it is seen at once. See table(), json()."""
+
+    def __init__(self, fd: int, rows: Rows, first: str = "") -> None:
+        self._fd = fd
+        self._rows = rows
+        self._start_us: int | None = None
+        write_all(fd, first.encode())
+
+    def write(self, batch: Batch) -> None:
+        if not batch.records:
+            return
+        if self._start_us is None:
+            self._start_us = batch.records[0][END_NS] // 1000
+        rows = self._rows(batch.records, batch.wall_offset, self._start_us)
+        write_all(self._fd, "".join(rows).encode())
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def table(fd: int, layout: Layout, *, time: bool, elapsed: bool) -> Sink:
+    """A table or CSV, its header first."""
+    rows = compile_rows(layout, time, elapsed)
+    return Lines(fd, rows, header(layout, time, elapsed))
+
+
+def json_lines(fd: int, born: str) -> Sink:
+    """An object a line; `born` is the field from which lifespans count."""
+    return Lines(fd, compile_json(born))

@@ -1,0 +1,46 @@
+"""When to stop tracing: after a time, or when a file descriptor says so."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+
+
+class Stop:
+    """What ends a trace.
+
+    seconds: after which it ends; None: it goes on.
+    fds: file descriptors to watch, with the epoll events that end it.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self.fds: dict[int, int] = {}
+
+    def remaining(self, at_most: float) -> float:
+        """Seconds to wait, 0 once the time is over."""
+        if self._deadline is None:
+            return at_most
+        return max(0.0, min(at_most, self._deadline - time.monotonic()))
+
+    def expired(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def on_signals(self, numbers: Iterable[signal.Signals]) -> None:
+        """Ends the trace at the first of these signals; the second one kills."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, _default_next_time)
+        self.fds[reader] = select.EPOLLIN
+
+    def when_unread(self, fd: int) -> None:
+        """Ends the trace when a pipe's or terminal's other end is closed."""
+        self.fds[fd] = 0  # EPOLLERR and EPOLLHUP are always reported
+
+
+def _default_next_time(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
