@@ -1,11 +1,12 @@
 """The columns, and the layouts that show them.
 
-`text` and `json` are Python expressions over a record's fields (events.py) and
-the functions of sinks/rows.py, which compiles those that a layout shows into
-one. `memo` names the field that alone decides them, where that is worth
-remembering. Besides the fields they may use:
+A column's `of` is an expression over a record's fields (events.py), and `value`
+one over its result, `key`, and the functions of values.py; sinks/rows.py makes
+one function of those that a layout shows. Because rows are alike, what was made
+of a key is remembered: of any key, or of numbers below `below` only, or of none
+(below=0; then the value is shown as it is). Besides the fields, `of` may use:
 
-    born_ns      where the layout's lifespan begins
+    born_ns      the lifespan that the layout shows
     wall_offset  nanoseconds from the records' clock to the wall clock
     start_us     the time of the first row, in microseconds
 """
@@ -14,9 +15,22 @@ from __future__ import annotations
 
 
 class Column:
-    """key: in JSON; empty for a column of tables only."""
+    """key: in JSON; empty for a column of tables only.
 
-    __slots__ = ("json", "key", "meaning", "memo", "text", "title", "unit")
+    json_of, json_value: what JSON shows, where that isn't what tables show.
+    """
+
+    __slots__ = (
+        "below",
+        "json_of",
+        "json_value",
+        "key",
+        "meaning",
+        "of",
+        "title",
+        "unit",
+        "value",
+    )
 
     def __init__(
         self,
@@ -24,17 +38,21 @@ class Column:
         key: str,
         unit: str,
         meaning: str,
-        text: str,
-        json: str = "",
-        memo: str = "",
+        of: str,
+        value: str = "key",
+        below: int | None = None,
+        json_of: str = "",
+        json_value: str = "",
     ) -> None:
         self.title = title
         self.key = key
         self.unit = unit
         self.meaning = meaning
-        self.text = text
-        self.json = json
-        self.memo = memo
+        self.of = of
+        self.value = value
+        self.below = below
+        self.json_of = json_of or of
+        self.json_value = json_value or value
 
 
 COLUMNS = {
@@ -43,107 +61,129 @@ COLUMNS = {
         key="time",
         unit="HH:MM:SS; in JSON RFC 3339, UTC",
         meaning="when the session ended",
-        text="clock((end_ns + wall_offset) // 1000000000)",
-        json="rfc3339((end_ns + wall_offset) // 1000)",
+        of="(end_ns + wall_offset) // 1000000000",
+        value="clock(key)",
+        below=0,
+        json_of="(end_ns + wall_offset) // 1000",
+        json_value="rfc3339(key)",
     ),
     "elapsed": Column(
         title="TIME(s)",
         key="",
         unit="s",
         meaning="when the session ended, counted from the first row",
-        text="(end_ns // 1000 - start_us) / 1000000",
+        of="(end_ns // 1000 - start_us) / 1000000",
+        below=0,
     ),
     "pid": Column(
         title="PID",
         key="pid",
         unit="",
         meaning="process that owns the session; - (null) if that cannot be known",
-        text="pid(owner)",
-        json="pid_json(owner)",
-        memo="owner",
+        of="owner",
+        value="pid(key)",
     ),
     "comm": Column(
         title="COMM",
         key="comm",
         unit="",
         meaning="its name, as ps(1) shows it",
-        text="comm(owner)",
-        json="comm_json(owner)",
-        memo="owner",
+        of="owner",
+        value="comm(key)",
     ),
     "ip": Column(
         title="IP",
         key="ip",
         unit="",
         meaning="4 or 6; IPv4 through an IPv6 socket is 4",
-        text="family(raddr)",
-        json="family(raddr)",
-        memo="raddr",
+        of="raddr",
+        value="family(key)",
     ),
     "laddr": Column(
         title="LADDR",
         key="laddr",
         unit="",
         meaning="local address",
-        text="address(laddr)",
-        json="address_json(laddr)",
-        memo="laddr",
+        of="laddr",
+        value="address(key)",
     ),
     "lport": Column(
         title="LPORT",
         key="lport",
         unit="",
         meaning="local port",
-        text="lport",
-        json="lport",
+        of="lport",
+        below=0,
     ),
     "raddr": Column(
         title="RADDR",
         key="raddr",
         unit="",
         meaning="remote address",
-        text="address(raddr)",
-        json="address_json(raddr)",
-        memo="raddr",
+        of="raddr",
+        value="address(key)",
     ),
     "rport": Column(
         title="RPORT",
         key="rport",
         unit="",
         meaning="remote port",
-        text="rport",
-        json="rport",
+        of="rport",
+        below=0,
     ),
     "tx": Column(
         title="TX_KB",
         key="tx_bytes",
         unit="KiB; in JSON bytes",
         meaning="sent by the application and acknowledged by the peer",
-        text="tx_bytes / 1024",
-        json="tx_bytes",
+        of="tx_bytes >> 10",
+        below=4096,
+        json_of="tx_bytes",
     ),
     "rx": Column(
         title="RX_KB",
         key="rx_bytes",
         unit="KiB; in JSON bytes",
         meaning="received for the application",
-        text="rx_bytes / 1024",
-        json="rx_bytes",
+        of="rx_bytes >> 10",
+        below=4096,
+        json_of="rx_bytes",
     ),
     "ms": Column(
         title="MS",
         key="ms",
         unit="ms",
         meaning="lifespan; --style says from where it counts",
-        text="(end_ns - born_ns) // 1000 / 1000",
-        json="(end_ns - born_ns) // 1000 / 1000",
+        of="born_ns // 1000",
+        value="key / 1000",
+        below=4096,
+    ),
+    # What --style bt and --style libbpf have in their place.
+    "tx_parts": Column(
+        title="TX_KB",
+        key="",
+        unit="KiB",
+        meaning="TX_KB with its fraction",
+        of="tx_bytes",
+        value="key / 1024",
+        below=4096,
+    ),
+    "rx_parts": Column(
+        title="RX_KB",
+        key="",
+        unit="KiB",
+        meaning="RX_KB with its fraction",
+        of="rx_bytes",
+        value="key / 1024",
+        below=4096,
     ),
     "whole_ms": Column(
         title="MS",
         key="",
         unit="ms",
-        meaning="lifespan in whole milliseconds",
-        text="(end_ns - born_ns) // 1000000",
+        meaning="MS without its fraction",
+        of="born_ns // 1000000",
+        below=4096,
     ),
 }
 
@@ -151,7 +191,7 @@ COLUMNS = {
 class Layout:
     """The shape of a header and a row, as two format strings.
 
-    born: the field from which lifespans count.
+    born: the record's field that is the lifespan.
     time, elapsed: the heading and format that -T and -t put in front.
     """
 
@@ -159,15 +199,15 @@ class Layout:
 
     def __init__(
         self,
-        columns: tuple[str, ...],
+        columns: str,
         header: str,
         row: str,
-        born: str = "birth_ns",
+        born: str = "span_ns",
         time: tuple[str, str] = ("TIME     ", "%-8s "),
         elapsed: tuple[str, str] = ("TIME(s)   ", "%-9.6f "),
         csv: bool = False,
     ) -> None:
-        self.columns = columns
+        self.columns = columns.split()
         self.header = header
         self.row = row
         self.born = born
@@ -176,23 +216,20 @@ class Layout:
         self.csv = csv
 
 
-_WITHOUT_IP = "pid", "comm", "laddr", "lport", "raddr", "rport", "tx", "rx", "ms"
-_WITH_IP = "pid", "comm", "ip", "laddr", "lport", "raddr", "rport", "tx", "rx", "ms"
-
 # bcc's tcplife.py, its three pairs of format strings. The lifespan counts from
 # the last early state, which is ESTABLISHED once there is a connection.
 NARROW = Layout(
-    _WITHOUT_IP,
+    "pid comm laddr lport raddr rport tx rx ms",
     "%-5s %-10.10s %-15s %-5s %-15s %-5s %5s %5s %s",
     "%-5s %-10.10s %-15s %-5d %-15s %-5d %5d %5d %.2f",
 )
 WIDE = Layout(
-    _WITH_IP,
+    "pid comm ip laddr lport raddr rport tx rx ms",
     "%-5s %-16.16s %-2s %-26s %-5s %-26s %-5s %6s %6s %s",
     "%-5s %-16.16s %-2s %-26s %-5d %-26s %-5d %6d %6d %.2f",
 )
 CSV = Layout(
-    _WITH_IP,
+    "pid comm ip laddr lport raddr rport tx rx ms",
     "%s,%s,%s,%s,%s,%s,%s,%s,%s,%s",
     "%s,%s,%s,%s,%d,%s,%d,%d,%d,%.2f",
     time=("TIME,", "%s,"),
@@ -202,20 +239,20 @@ CSV = Layout(
 # bpftrace's tcplife.bt. RPORT is a column wider in its rows than in its header;
 # the lifespan counts from the first state, so it takes in the handshake.
 BT = Layout(
-    (*_WITHOUT_IP[:-1], "whole_ms"),
+    "pid comm laddr lport raddr rport tx rx whole_ms",
     "%-5s %-10s %-15s %-5s %-15s %-5s %5s %5s %s",
     "%-5s %-10.10s %-15s %-5d %-15s %-6d %5d %5d %d",
-    born="first_ns",
+    born="life_ns",
 )
 # libbpf-tools' tcplife.c. What its -T calls TIME(s) is HH:MM:SS.
 LIBBPF = Layout(
-    _WITHOUT_IP,
+    "pid comm laddr lport raddr rport tx_parts rx_parts ms",
     "%-7s %-16s %-15s %-5s %-15s %-5s %-6s %-6s %s",
     "%-7s %-16s %-15s %-5d %-15s %-5d %-6.2f %-6.2f %.2f",
     time=("TIME(s)  ", "%8s "),
 )
 LIBBPF_WIDE = Layout(
-    _WITHOUT_IP,
+    "pid comm laddr lport raddr rport tx_parts rx_parts ms",
     "%-7s %-16s %-26s %-5s %-26s %-5s %-6s %-6s %s",
     "%-7s %-16s %-26s %-5d %-26s %-5d %-6.2f %-6.2f %.2f",
     time=LIBBPF.time,

@@ -1,35 +1,35 @@
-"""The kernel's records, decoded in bulk.
+"""The kernel's records: what they hold, and how to unpack them in bulk.
 
 A record is what `struct session_event` in bpf/session.h says, in the frame that
-the kernel's ring buffer puts around it. A `Record` is that, unpacked and no
-more: turning its fields into text is the columns' work, for those that are shown.
+the kernel's ring buffer puts around it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from tcplife import layout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    # At run time, typing would cost each start of a command 4 ms; records are
-    # written out as classes for the same reason.
-    from typing import Any
-
-    Record = tuple[Any, ...]
 
 # kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr: a length, of which two bits are
 # flags, and a page offset that means nothing to us.
 FRAME = struct.Struct("=II")
-
-FIELDS = tuple(name for name, _ in layout.SESSION_EVENT)
-END_NS = FIELDS.index("end_ns")
-SESSION = struct.Struct(
-    f"={FRAME.size}x" + "".join(code for _, code in layout.SESSION_EVENT)
-)
+FIELDS = dict(layout.SESSION_EVENT)
 OWNER = struct.Struct("=" + "".join(code for _, code in layout.OWNER))
+
+
+def unpacker(wanted: Iterable[str]) -> struct.Struct:
+    """Unpacks the wanted fields of a framed record, in the record's order."""
+    wanted = set(wanted)
+    codes = [
+        code if name in wanted else f"{struct.calcsize('=' + code)}x"
+        for name, code in FIELDS.items()
+    ]
+    return struct.Struct(f"={FRAME.size}x" + "".join(codes))
+
+
+# How many bytes a framed record takes.
+STRIDE = unpacker(()).size
 
 
 class Loss:
@@ -52,23 +52,26 @@ class Loss:
 
 
 class Batch:
-    """Records in the order in which they were sent, and what was lost so far.
+    """Framed records in the order in which they were sent, and what was lost.
 
+    data: is valid until the next batch is asked for.
     wall_offset: nanoseconds from CLOCK_MONOTONIC, the records' clock, to
-    CLOCK_REALTIME, as it was when the batch was read.
+        CLOCK_REALTIME, as it was when the batch was read.
     """
 
-    __slots__ = ("loss", "records", "wall_offset")
+    __slots__ = ("data", "loss", "wall_offset")
 
-    def __init__(self, records: Sequence[Record], wall_offset: int, loss: Loss) -> None:
-        self.records = records
+    def __init__(self, data: memoryview, wall_offset: int, loss: Loss) -> None:
+        self.data = data
         self.wall_offset = wall_offset
         self.loss = loss
 
+    def __len__(self) -> int:
+        return len(self.data) // STRIDE
 
-def decode(data: memoryview | bytes) -> list[Record]:
-    """The records in `data`, which holds a whole number of frames."""
-    return list(SESSION.iter_unpack(data))
+    def keep(self, count: int) -> None:
+        """Drops all but the first records."""
+        self.data = self.data[: count * STRIDE]
 
 
 def split_owner(owner: bytes) -> tuple[int | None, bytes]:

@@ -11,8 +11,8 @@ OWNER = (
 
 SESSION_EVENT = (
     ("end_ns", "Q"),
-    ("first_ns", "Q"),
-    ("birth_ns", "Q"),
+    ("life_ns", "Q"),
+    ("span_ns", "Q"),
     ("tx_bytes", "Q"),
     ("rx_bytes", "Q"),
     ("owner", "20s"),
@@ -38,6 +38,7 @@ CONTROL = (
     ("resolved", "Q"),
     ("walked", "Q"),
     ("closing", "Q"),
+    ("full_ns", "Q"),
     ("local_ports", "1024Q"),
     ("remote_ports", "1024Q"),
 )

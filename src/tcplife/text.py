@@ -1,4 +1,4 @@
-"""Bytes that others chose, made safe for where they go."""
+"""Text that others chose, made safe for where it goes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from __future__ import annotations
 _CSV_SPECIAL = frozenset(',"\r\n')
 
 
-def printable(raw: bytes) -> str:
-    r"""Text that a terminal only prints.
-
-    Everything that is not printable, undecodable bytes included, becomes an
-    escape: `\x1b`, `\u202e`.
-    """
-    text = raw.decode("utf-8", "backslashreplace")
+def printable(text: str) -> str:
+    r"""Text that a terminal only prints: the rest as escapes, `\x1b`, `\u202e`."""
     if text.isprintable():
         return text
     return "".join(
@@ -27,8 +22,10 @@ def csv_field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def json_string(raw: bytes) -> str:
-    r"""A JSON string in ASCII; undecodable bytes show as `\\x9b` in it."""
-    from json import dumps  # 5 ms that only --json should pay
+def json_value(value: str | float | None) -> str:
+    """A JSON string (in ASCII), number or null."""
+    if isinstance(value, str):
+        from json import dumps  # 5 ms that only --json should pay
 
-    return dumps(raw.decode("utf-8", "backslashreplace"))
+        return dumps(value)
+    return "null" if value is None else str(value)

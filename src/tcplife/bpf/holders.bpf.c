@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Finds who holds the sockets of parked sessions (see tcplife.bpf.c). Loaded
- * only when one stays parked. What is found is written to the iterator itself,
- * in the ring buffer's framing, so that no number of them can overflow it.
+ * Finds who holds the sockets of parked sessions (see session.h). Loaded only
+ * when one stays parked. What is found is written to the iterator itself, in
+ * the ring buffer's framing, so that no number of them can overflow it.
  */
 #include "session.h"
 
@@ -24,21 +24,20 @@ struct framed_event {
 	struct session_event event;
 };
 
-static __always_inline void write_session(struct seq_file *seq,
-					  struct session *session,
-					  const struct owner *owner)
+static __always_inline void write_event(struct seq_file *seq, struct parked *it,
+					const struct owner *owner)
 {
 	struct framed_event framed = {.len = sizeof(framed.event)};
 
-	if (!unpark(session))
+	if (!unpark(it))
 		return;
-	framed.event = session->event;
+	framed.event = it->event;
 	if (owner)
 		framed.event.owner = *owner;
-	if (wanted_pid(&framed.event) &&
+	if (wanted_pid(framed.event.owner.pid) &&
 	    bpf_seq_write(seq, &framed, sizeof(framed))) {
 		/* No room: the kernel shows this one again at the next read. */
-		session->phase = PHASE_PARKED;
+		it->waiting = 1;
 		return;
 	}
 	__sync_fetch_and_add(&walk.found, 1);
@@ -49,23 +48,23 @@ int name_holders(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
-	struct session *session;
 	struct socket *socket;
 	struct owner owner;
+	struct parked *it;
 
 	if (!task || !file)
 		return 0;
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;
-	session = bpf_sk_storage_get(&sessions, socket->sk, NULL, 0);
-	if (!session || session->phase != PHASE_PARKED)
+	it = bpf_sk_storage_get(&parked, socket->sk, NULL, 0);
+	if (!it || !it->waiting)
 		return 0;
-	if (!walk.any_holder && session->certainty != OWNER_UNKNOWN &&
-	    session->event.owner.pid != task->tgid)
+	if (!walk.any_holder && it->certainty != OWNER_UNKNOWN &&
+	    it->event.owner.pid != task->tgid)
 		return 0;
 	owner_from_task(&owner, task);
-	write_session(ctx->meta->seq, session, &owner);
+	write_event(ctx->meta->seq, it, &owner);
 	return 0;
 }
 
@@ -73,9 +72,9 @@ int name_holders(struct bpf_iter__task_file *ctx)
 SEC("iter/bpf_sk_storage_map")
 int write_unheld(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	struct session *session = ctx->value;
+	struct parked *it = ctx->value;
 
-	if (session && session->phase == PHASE_PARKED)
-		write_session(ctx->meta->seq, session, NULL);
+	if (it && it->waiting)
+		write_event(ctx->meta->seq, it, NULL);
 	return 0;
 }

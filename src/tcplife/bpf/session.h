@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a session is, what is told of it, and who owns it. Shared by every
- * program that follows sessions.
+ * What is told of a session, and who owns it. Shared by the program that
+ * follows sessions and the one that looks for their owners.
  */
 #ifndef TCPLIFE_SESSION_H
 #define TCPLIFE_SESSION_H
@@ -21,12 +21,12 @@ struct owner {
  * The record sent to user space, which learns its layout from this object's
  * BTF (`make bpf` writes layout.py). Addresses are IPv6, or IPv4 mapped
  * into it (RFC 4291, 2.5.5.2), which is also what tells the family. Ports are
- * in host order, times are CLOCK_MONOTONIC.
+ * in host order, end_ns is CLOCK_MONOTONIC.
  */
 struct session_event {
 	__u64 end_ns;	/* CLOSE */
-	__u64 first_ns; /* the first state seen */
-	__u64 birth_ns; /* the last early state seen: ESTABLISHED, as a rule */
+	__u64 life_ns;	/* from the first state seen */
+	__u64 span_ns;	/* from the last early one: ESTABLISHED, as a rule */
 	__u64 tx_bytes; /* sent by the application and acknowledged */
 	__u64 rx_bytes; /* received for the application */
 	struct owner owner;
@@ -48,18 +48,6 @@ struct config {
 	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
 };
 
-/* Shared with user space while running, through the mapped .bss. */
-struct control {
-	__u64 lost_events;   /* ended, but the ring buffer was full */
-	__u64 lost_sessions; /* began, but there was no memory to follow it */
-	__u64 parked;	/* ended with the owner still to come (see park()) */
-	__u64 resolved; /* of these, given their owner here */
-	__u64 walked;	/* of these, given their owner by holders.bpf.c */
-	__u64 closing;	/* tasks that are closing a listener */
-	__u64 local_ports[1024]; /* a bit a port */
-	__u64 remote_ports[1024];
-};
-
 const volatile struct config config = {};
 
 /* How sure the owner is. */
@@ -69,31 +57,23 @@ enum {
 	OWNER_ENDED, /* ended the session */
 };
 
-enum {
-	PHASE_NONE,
-	PHASE_OPEN,
-	PHASE_PARKED,
-};
-
-/* What is kept with the socket while its session lives. */
-struct session {
-	struct session_event event;
-	__u32 phase;
-	__u8 certainty;
-	__u8 active; /* opened by connect() */
-	__u8 established;
-};
-
 /*
- * Lives and dies with the socket; its only limit is the socket's own option
- * memory (net.core.optmem_max, 20 KiB or more).
+ * A session that has ended while somebody may still hold its socket, and it
+ * isn't sure who: the process that closes it is the owner.
  */
+struct parked {
+	struct session_event event;
+	__u32 waiting; /* until one of those that can tell its owner takes it */
+	__u32 certainty;
+};
+
+/* Lives and dies with the socket. There are few, as a rule, and no limit. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct session);
-} sessions SEC(".maps");
+	__type(value, struct parked);
+} parked SEC(".maps");
 
 /* The PIDs asked for; user space sets the size. */
 struct {
@@ -115,19 +95,15 @@ static __always_inline void owner_from_task(struct owner *owner,
 	BPF_CORE_READ_INTO(&owner->comm, task, group_leader, comm);
 }
 
-static __always_inline bool wanted_pid(const struct session_event *event)
+static __always_inline bool wanted_pid(__u32 pid)
 {
-	__u32 pid = event->owner.pid;
-
 	return !config.filter_pid || bpf_map_lookup_elem(&pids, &pid);
 }
 
-/* Of several that could give a parked session its owner, one does. */
-static __always_inline bool unpark(struct session *session)
+/* Of several that could tell a parked session's owner, one does. */
+static __always_inline bool unpark(struct parked *it)
 {
-	return session->phase == PHASE_PARKED &&
-	       __sync_val_compare_and_swap(&session->phase, PHASE_PARKED,
-					   PHASE_NONE) == PHASE_PARKED;
+	return it->waiting && __sync_val_compare_and_swap(&it->waiting, 1, 0);
 }
 
 #endif

@@ -198,9 +198,9 @@ def pump(name: str, batches: Iterable[Batch], sink: Sink, count: int | None) -> 
     try:
         for batch in batches:
             if count is not None:
-                batch.records = batch.records[:count]
-                count -= len(batch.records)
-            if batch.records:
+                batch.keep(count)
+                count -= len(batch)
+            if len(batch):
                 sink.write(batch)
             losses.see(batch.loss)
             if count == 0:
@@ -215,15 +215,15 @@ class LossReport:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._told = 0
         self._last = Loss()
         self._not_before = 0.0
 
     def see(self, loss: Loss) -> None:
-        self._last = loss
-        if loss.total() > self._told and time.monotonic() >= self._not_before:
-            self._tell()
-            self._not_before = time.monotonic() + 1
+        if loss is not self._last:
+            self._last = loss
+            if loss.total() and time.monotonic() >= self._not_before:
+                self._tell()
+                self._not_before = time.monotonic() + 1
 
     def finish(self) -> None:
         if self._last.total():
@@ -231,7 +231,6 @@ class LossReport:
 
     def _tell(self) -> None:
         loss = self._last
-        self._told = loss.total()
         parts = [
             f"{number} {what}"
             for number, what in (

@@ -13,13 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 from tcplife import layout
-from tcplife.events import decode
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError, Program, Struct, set_config
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from tcplife.events import Record
 
 # How much of one processor searching may take.
 SHARE = 0.02
@@ -46,7 +41,7 @@ class Holders:
         self._unfound = 0
         self.found = 0
 
-    def search(self, parked: int, last: bool) -> Iterator[list[Record]]:
+    def search(self, parked: int, last: bool) -> Iterator[memoryview]:
         """The parked sessions whose owners are found, unless it is too early.
 
         parked: how many there are; last: search now, and give up on the rest:
@@ -64,14 +59,14 @@ class Holders:
             # Their owners will still be known when they close the sockets.
             self._failed = True
             return
-        walk = Struct(program.memory(".bss"), layout.WALK)
+        walk = Struct(program.variables(), layout.WALK)
         before = self.found
         # Who acted on the socket before, if it still holds it; else, who does.
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)
             yield from _read(program.iterate("name_holders"))
         if last:
-            yield from _read(program.iterate("write_unheld", "sessions"))
+            yield from _read(program.iterate("write_unheld", "parked"))
         self.found = walk.get("found")
         self._unfound = parked - (self.found - before)
         self._pause = PAUSE if self.found > before else min(2 * self._pause, PAUSE_MAX)
@@ -82,7 +77,7 @@ class Holders:
         program = Program(self._library, "holders")
         try:
             set_config(program, self._config)
-            for name in ("sessions", "pids"):
+            for name in ("parked", "pids"):
                 program.share_map(name, self._sessions)
             program.load()
         except LoadError:
@@ -95,8 +90,8 @@ class Holders:
             self._program.close()
 
 
-def _read(fd: int) -> Iterator[list[Record]]:
-    """What a BPF iterator writes."""
+def _read(fd: int) -> Iterator[memoryview]:
+    """What a BPF iterator writes: whole records, in frames."""
     try:
         while True:
             try:
@@ -105,6 +100,6 @@ def _read(fd: int) -> Iterator[list[Record]]:
                 continue
             if not data:
                 return
-            yield decode(data)
+            yield memoryview(data)
     finally:
         os.close(fd)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tcplife import layout
 from tcplife.kernel.libbpf import IterInfo, IterOptions, Library, OpenOptions, reason
@@ -29,6 +30,7 @@ class Program:
             elf = file.read()
         self._library = library
         self._links: list[int] = []
+        self._keys: dict[str, Sequence[int]] = {}
         options = OpenOptions(ctypes.sizeof(OpenOptions), name.encode())
         self._object = library.bpf_object__open_mem(
             elf, len(elf), ctypes.byref(options)
@@ -46,17 +48,17 @@ class Program:
     def map_fd(self, name: str) -> int:
         return int(self._library.bpf_map__fd(self._map(name)))
 
+    def value_size(self, name: str) -> int:
+        return int(self._library.bpf_map__value_size(self._map(name)))
+
     def map_size(self, name: str) -> int:
         return int(self._library.bpf_map__max_entries(self._map(name)))
-
-    def resize_map(self, name: str, entries: int) -> None:
-        self._library.bpf_map__set_max_entries(self._map(name), entries)
 
     def share_map(self, name: str, other: Program) -> None:
         self._library.bpf_map__reuse_fd(self._map(name), other.map_fd(name))
 
-    def memory(self, section: str) -> memoryview:
-        """A section's variables: .rodata before loading, .bss at any time."""
+    def initial(self, section: str) -> memoryview:
+        """The variables of .rodata or .bss, to be set before loading."""
         size = ctypes.c_size_t()
         address = self._library.bpf_map__initial_value(
             self._map(section), ctypes.byref(size)
@@ -64,19 +66,27 @@ class Program:
         array = (ctypes.c_char * size.value).from_address(address)
         return memoryview(array).cast("B")
 
+    def variables(self) -> memoryview:
+        """The variables of .bss, once loaded, as the kernel has them."""
+        # Not libbpf's own mapping, which only its skeletons take to the kernel's.
+        return memoryview(mmap.mmap(self.map_fd(".bss"), self.value_size(".bss")))
+
+    def set_keys(self, name: str, keys: Sequence[int]) -> None:
+        """Has load() fill a map that is used as a set with these numbers."""
+        self._library.bpf_map__set_max_entries(self._map(name), max(1, len(keys)))
+        self._keys[name] = keys
+
     def load(self) -> None:
         if self._library.bpf_object__load(self._object):
             raise LoadError(f"{self.name}: {reason()}")
-
-    def add_keys(self, name: str, keys: Iterable[int]) -> None:
-        """Adds 32-bit keys to a map used as a set."""
-        fd = self.map_fd(name)
         value = ctypes.c_uint8(1)
-        for key in keys:
-            if self._library.bpf_map_update_elem(
-                fd, ctypes.byref(ctypes.c_uint32(key)), ctypes.byref(value), 0
-            ):
-                raise LoadError(f"{self.name}: map {name}: {reason()}")
+        for name, keys in self._keys.items():
+            fd = self.map_fd(name)
+            for key in map(ctypes.c_uint32, keys):
+                if self._library.bpf_map_update_elem(
+                    fd, ctypes.byref(key), ctypes.byref(value), 0
+                ):
+                    raise LoadError(f"{self.name}: map {name}: {reason()}")
 
     def attach(self) -> None:
         """Attaches all programs of the object to where their sections say."""
@@ -143,7 +153,7 @@ class Struct:
 
 def set_config(program: Program, values: Mapping[str, int]) -> None:
     """Sets `struct config`, before loading."""
-    config = Struct(program.memory(".rodata"), layout.CONFIG)
+    config = Struct(program.initial(".rodata"), layout.CONFIG)
     for name, value in values.items():
         config.set(name, value)
 

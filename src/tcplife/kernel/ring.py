@@ -13,24 +13,23 @@ import ctypes
 import mmap
 import os
 
-from tcplife.events import FRAME, SESSION, decode
+from tcplife.events import FRAME, STRIDE
 from tcplife.kernel.libbpf import Library, sample_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from tcplife.events import Record
-
     class Ring(Protocol):
-        def read(self) -> list[Record]:
-            """The next records, at most CHUNK; empty if there are none."""
+        def read(self) -> memoryview:
+            """The next framed records, at most CHUNK, valid until the next call."""
 
         def close(self) -> None: ...
 
 
-# How many records are decoded at once, which bounds the memory that it takes.
+# How many records are read at once, which bounds the memory that they take.
 CHUNK = 1024
+_LENGTH = STRIDE - FRAME.size
 
 
 class MappedRing:
@@ -47,31 +46,27 @@ class MappedRing:
         self._producer = memoryview(self._producer_map)[:page].cast("Q")
         self._data = memoryview(self._producer_map)[page:]
         self._lengths = self._data.cast("I")
+        self._none = self._data[:0]
         self._mask = size - 1
+        self._read_up_to = self._consumer[0]
 
-    def read(self) -> list[Record]:
-        stride = SESSION.size
-        position = self._consumer[0]
-        count = min((self._producer[0] - position) // stride, CHUNK)
+    def read(self) -> memoryview:
+        # The kernel may have the room of what was read last time.
+        position = self._consumer[0] = self._read_up_to
+        count = min((self._producer[0] - position) // STRIDE, CHUNK)
         if not count:
-            return []
+            return self._none
         start = position & self._mask
-        end = start + count * stride
+        end = start + count * STRIDE
         # A record that is still being written has its busy bit set.
-        lengths = self._lengths[start // 4 : end // 4 : stride // 4].tolist()
-        ready = stride - FRAME.size
-        if lengths.count(ready) != count:
-            count = next(i for i, length in enumerate(lengths) if length != ready)
-            end = start + count * stride
-        records = decode(self._data[start:end])
-        self._consumer[0] = position + count * stride
-        return records
+        lengths = self._lengths[start // 4 : end // 4 : STRIDE // 4].tolist()
+        if lengths.count(_LENGTH) != count:
+            count = next(i for i, length in enumerate(lengths) if length != _LENGTH)
+        self._read_up_to = position + count * STRIDE
+        return self._data[start : start + count * STRIDE]
 
     def close(self) -> None:
-        for view in (self._consumer, self._producer, self._lengths, self._data):
-            view.release()
-        self._consumer_map.close()
-        self._producer_map.close()
+        """The maps go with the last batch that somebody still has."""
 
 
 class LibraryRing:
@@ -88,13 +83,12 @@ class LibraryRing:
     def _sample(self, _context: int, data: int, size: int) -> int:
         self._taken += ctypes.string_at(data - FRAME.size, size + FRAME.size)
         # A negative number stops libbpf, with this record taken as well.
-        return -1 if len(self._taken) >= CHUNK * SESSION.size else 0
+        return -1 if len(self._taken) >= CHUNK * STRIDE else 0
 
-    def read(self) -> list[Record]:
+    def read(self) -> memoryview:
+        self._taken = bytearray()
         self._library.ring_buffer__consume(self._ring)
-        records = decode(bytes(self._taken))
-        self._taken.clear()
-        return records
+        return memoryview(self._taken)
 
     def close(self) -> None:
         self._library.ring_buffer__free(self._ring)

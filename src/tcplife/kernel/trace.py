@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import struct
 import time
 from collections.abc import Iterator
 
@@ -11,19 +12,22 @@ from tcplife.events import Batch, Loss
 from tcplife.filters import Filter, Ports
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import Program, Struct, set_config
-from tcplife.kernel.ring import CHUNK, open_ring
+from tcplife.kernel.ring import open_ring
 from tcplife.kernel.tiers import open_tier
 from tcplife.stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tcplife.events import Record
     from tcplife.kernel.holders import Holders
 
 # How often the ring buffer is read, in seconds; it wakes us earlier if it fills.
-INTERVAL = 0.1
+INTERVAL = 0.15
 # Chunks read before looking whether to stop: more than the ring can hold.
 CHUNKS = 32
+
+
+# The first fields of struct control: lost_events to walked.
+_COUNTS = struct.Struct("=" + "".join(code for _, code in layout.CONTROL[:5]))
 
 
 class Trace:
@@ -37,12 +41,13 @@ class Trace:
         self._wanted = wanted
         self._library = Library()
         self.tier, self._program = open_tier(self._library, "tcplife", self._set_up)
-        self._program.add_keys("pids", wanted.pids)
-        self._control = Struct(self._program.memory(".bss"), layout.CONTROL)
-        fd = self._program.map_fd("events")
-        self._ring = open_ring(self._library, fd, self._program.map_size("events"))
-        self._ring_fd = fd
+        self._variables = self._program.variables()
+        self._control = Struct(self._variables, layout.CONTROL)
+        self._ring_fd = self._program.map_fd("events")
+        size = self._program.map_size("events")
+        self._ring = open_ring(self._library, self._ring_fd, size)
         self._holders: Holders | None = None
+        self._loss = Loss()
 
     def __enter__(self) -> Trace:
         return self
@@ -58,20 +63,37 @@ class Trace:
         return str(self._library.libbpf_version_string().decode())
 
     def batches(self, stop: Stop) -> Iterator[Batch]:
-        """Batches until `stop`, and then what is left."""
+        """Batches until `stop`, and then what is left.
+
+        A batch without records tells of a loss.
+        """
+        counts = _COUNTS.unpack_from
         with select.epoll() as epoll:
             # Edge-triggered: a wake-up by the kernel ends the wait, data does not.
             epoll.register(self._ring_fd, select.EPOLLIN | select.EPOLLET)
             watched = _register(epoll, stop)
-            stopped = False
-            while not (stopped or stop.expired()):
+            # Many times a second on a busy host, with all caches cold: keep short.
+            while not stop.expired():
                 events = epoll.poll(stop.remaining(INTERVAL))
-                stopped = any(fd in watched for fd, _ in events)
                 yield from self._read()
-                yield from self._search()
+                events_lost, sessions_lost, parked, resolved, walked = counts(
+                    self._variables
+                )
+                if events_lost + sessions_lost != self._loss.total():
+                    self._loss = Loss(events_lost, sessions_lost)
+                    yield self._batch(memoryview(b""))
+                if parked != resolved + walked:
+                    yield from self._search(parked - resolved - walked)
+                if events and any(fd in watched for fd, _ in events):
+                    break
         self._program.detach()
         yield from self._read()
-        yield from self._search(last=True)
+        _, _, parked, resolved, walked = counts(self._variables)
+        if parked != resolved + walked:
+            yield from self._search(parked - resolved - walked, last=True)
+        events_lost, sessions_lost, parked, resolved, walked = counts(self._variables)
+        self._loss = Loss(events_lost, sessions_lost, parked - resolved - walked)
+        yield self._batch(memoryview(b""))
 
     def _config(self) -> dict[str, int]:
         wanted = self._wanted
@@ -85,43 +107,32 @@ class Trace:
     def _set_up(self, program: Program) -> None:
         wake_bytes = program.map_size("events") // 2
         set_config(program, {**self._config(), "wake_bytes": wake_bytes})
-        control = Struct(program.memory(".bss"), layout.CONTROL)
+        control = Struct(program.initial(".bss"), layout.CONTROL)
         control.set("local_ports", *_port_bits(self._wanted.local_ports))
         control.set("remote_ports", *_port_bits(self._wanted.remote_ports))
-        program.resize_map("pids", max(1, len(self._wanted.pids)))
+        program.set_keys("pids", self._wanted.pids)
 
-    def _batch(self, records: list[Record], unresolved: int = 0) -> Batch:
+    def _batch(self, data: memoryview) -> Batch:
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        get = self._control.get
-        loss = Loss(get("lost_events"), get("lost_sessions"), unresolved)
-        return Batch(records, offset, loss)
+        return Batch(data, offset, self._loss)
 
     def _read(self) -> Iterator[Batch]:
-        """What is in the ring; at least one batch, which tells of losses, too."""
+        """What is in the ring."""
         for _ in range(CHUNKS):
-            records = self._ring.read()
-            yield self._batch(records)
-            if len(records) < CHUNK:
+            data = self._ring.read()
+            if not data:
                 break
+            yield self._batch(data)
 
-    def _new_holders(self) -> Holders:
+    def _search(self, parked: int, last: bool = False) -> Iterator[Batch]:
+        """Sessions whose owner had to be looked for."""
         from tcplife.kernel.holders import Holders
 
-        return Holders(self._library, self._program, self._config())
-
-    def _search(self, last: bool = False) -> Iterator[Batch]:
-        """Sessions whose owner had to be looked for."""
-        get = self._control.get
-        parked = get("parked") - get("resolved") - get("walked")
-        if parked <= 0:
-            return
-        holders = self._holders = self._holders or self._new_holders()
-        for records in holders.search(parked, last):
-            yield self._batch(records)
-        self._control.set("walked", holders.found)
-        if last:
-            left = get("parked") - get("resolved") - get("walked")
-            yield self._batch([], unresolved=max(0, left))
+        if not self._holders:
+            self._holders = Holders(self._library, self._program, self._config())
+        for data in self._holders.search(parked, last):
+            yield self._batch(data)
+        self._control.set("walked", self._holders.found)
 
 
 def _register(epoll: select.epoll, stop: Stop) -> set[int]:

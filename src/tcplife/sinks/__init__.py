@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
     class Sink(Protocol):
         def write(self, batch: Batch) -> None:
-            """Takes the records. Raises OutputError if they cannot be kept."""
+            """Takes a batch of one record or more.
+
+            Raises OutputError if they cannot be kept.
+            """
 
         def close(self) -> None:
             """Called once, after the last batch."""

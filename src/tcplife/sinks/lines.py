@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tcplife.columns import Layout
-from tcplife.events import END_NS, Batch
+from tcplife.events import Batch, unpacker
 from tcplife.sinks.output import write_all
 from tcplife.sinks.rows import compile_json, compile_rows, header
 
@@ -11,6 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.sinks import Sink
     from tcplife.sinks.rows import Rows
+
+
+_END = unpacker(["end_ns"])
 
 
 class Lines:
@@ -23,12 +26,10 @@ class Lines:
         write_all(fd, first.encode())
 
     def write(self, batch: Batch) -> None:
-        if not batch.records:
-            return
         if self._start_us is None:
-            self._start_us = batch.records[0][END_NS] // 1000
-        rows = self._rows(batch.records, batch.wall_offset, self._start_us)
-        write_all(self._fd, "".join(rows).encode())
+            self._start_us = next(_END.iter_unpack(batch.data))[0] // 1000
+        lines = self._rows(batch.data, batch.wall_offset, self._start_us)
+        write_all(self._fd, lines.encode())
 
     def close(self) -> None:
         """Nothing is held back."""
