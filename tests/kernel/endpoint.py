@@ -1,0 +1,237 @@
+"""Plays a client or a server, one order at a time.
+
+Run as a program: `endpoint.py COMM`. Reads orders from standard input, one JSON
+list a line, [command, argument...], and answers each on standard output with
+["ok", value] or ["error", errno, text]. Sockets are known by the names that the
+orders give them. See remote.py for the other end.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import socket
+import struct
+import sys
+import termios
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+LINGER_0 = struct.pack("ii", 1, 0)
+BACKLOG = 4096
+
+sockets: dict[str, socket.socket] = {}
+crowd: list[socket.socket] = []
+
+
+def set_comm(comm: str) -> None:
+    """Name the calling thread; names no file system would take are fine."""
+    Path("/proc/thread-self/comm").write_bytes(os.fsencode(comm))
+
+
+def make_socket(host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return sock
+
+
+def listen(name: str, host: str, port: int = 0) -> int:
+    sock = sockets[name] = make_socket(host)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    sock.listen(BACKLOG)
+    return int(sock.getsockname()[1])
+
+
+def connect(name: str, host: str, port: int) -> int:
+    """Return the local port."""
+    sock = sockets[name] = make_socket(host)
+    sock.connect((host, port))
+    return local_port(name)
+
+
+def local_port(name: str) -> int:
+    return int(sockets[name].getsockname()[1])
+
+
+def accept(listener: str, name: str) -> None:
+    sockets[name], _ = sockets[listener].accept()
+
+
+def send(name: str, size: int, times: int = 1) -> None:
+    data = bytes(size)
+    for _ in range(times):
+        sockets[name].sendall(data)
+
+
+def await_acks(name: str) -> None:
+    """Return once the peer has acknowledged all that was sent, FIN included."""
+    unacked = array.array("i", [1])
+    deadline = time.monotonic() + 10
+    while unacked[0]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, f"{unacked[0]} bytes not acknowledged")
+        time.sleep(0.001)
+        fcntl.ioctl(sockets[name], termios.TIOCOUTQ, unacked)
+
+
+def recv(name: str, size: int) -> None:
+    while size:
+        got = len(sockets[name].recv(min(size, 1 << 20)))
+        if not got:
+            raise EOFError(f"{size} bytes short")
+        size -= got
+
+
+def recv_eof(name: str) -> int:
+    total = 0
+    while got := len(sockets[name].recv(1 << 20)):
+        total += got
+    return total
+
+
+def await_end(name: str) -> None:
+    """Wait, reading nothing, until the session is over in both directions."""
+    poll = select.poll()
+    poll.register(sockets[name], 0)
+    if not poll.poll(10_000):
+        raise TimeoutError(errno.ETIMEDOUT, "the session does not end")
+
+
+def set_user_timeout(name: str, milliseconds: int) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def shutdown(name: str) -> None:
+    sockets[name].shutdown(socket.SHUT_WR)
+
+
+def close(name: str) -> None:
+    sockets.pop(name).close()
+
+
+def reset(name: str) -> None:
+    sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    close(name)
+
+
+def fork(comm: str) -> int:
+    """Let a child take over the sockets and the orders; return its PID."""
+    closed, report_closed = os.pipe()
+    if child := os.fork():
+        for sock in sockets.values():
+            sock.close()
+        os.write(report_closed, b"x")
+        os.waitpid(child, 0)
+        os._exit(0)
+    os.read(closed, 1)
+    set_comm(comm)
+    return os.getpid()
+
+
+def hand_listen(address: str) -> None:
+    """Be ready to take a socket at this abstract UNIX address."""
+    sock = sockets[address] = socket.socket(socket.AF_UNIX)
+    sock.bind("\0" + address)
+    sock.listen()
+
+
+def hand_over(name: str, address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as carrier:
+        carrier.connect("\0" + address)
+        socket.send_fds(carrier, [b"x"], [sockets[name].fileno()])
+    close(name)
+
+
+def hand_take(name: str, address: str) -> None:
+    with sockets.pop(address) as listener:
+        carrier, _ = listener.accept()
+    with carrier:
+        _, fds, _, _ = socket.recv_fds(carrier, 1, 1)
+    sockets[name] = socket.socket(fileno=fds[0])
+
+
+def in_thread(comm: str, command: str, *arguments: Any) -> Any:
+    """Carry out an order in a thread with a name of its own."""
+    with ThreadPoolExecutor(1, initializer=set_comm, initargs=(comm,)) as pool:
+        return pool.submit(COMMANDS[command], *arguments).result()
+
+
+def raise_files_limit(count: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
+
+
+def connect_many(host: str, port: int, count: int) -> None:
+    """Open sessions and keep them."""
+    for _ in range(count):
+        sock = make_socket(host)
+        sock.connect((host, port))
+        crowd.append(sock)
+
+
+def accept_many(listener: str, count: int) -> None:
+    for _ in range(count):
+        crowd.append(sockets[listener].accept()[0])
+
+
+def close_many() -> None:
+    for sock in crowd:
+        sock.close()
+    crowd.clear()
+
+
+COMMANDS = {
+    function.__name__: function
+    for function in (
+        listen,
+        connect,
+        local_port,
+        accept,
+        send,
+        await_acks,
+        recv,
+        recv_eof,
+        await_end,
+        set_user_timeout,
+        shutdown,
+        close,
+        reset,
+        fork,
+        hand_listen,
+        hand_over,
+        hand_take,
+        in_thread,
+        raise_files_limit,
+        connect_many,
+        accept_many,
+        close_many,
+    )
+}
+
+
+def obey(command: str, arguments: Any) -> Any:
+    try:
+        return "ok", COMMANDS[command](*arguments)
+    except OSError as error:
+        return "error", error.errno, str(error)
+
+
+def main() -> None:
+    set_comm(sys.argv[1])
+    for line in sys.stdin:
+        command, *arguments = json.loads(line)
+        print(json.dumps(obey(command, arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
