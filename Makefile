@@ -28,7 +28,7 @@ src/tcplife/layout.py: $(OBJECTS)
 		$(BPF)/holders.bpf.o:walk > $@
 
 format:
-	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h
+	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h benchmarks/*.c
 
 clean:
 	rm -rf build dist .venv .test

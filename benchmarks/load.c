@@ -23,25 +23,25 @@
 #include <time.h>
 #include <unistd.h>
 
-#define REQUEST_BYTES	100
-#define REPLY_BYTES	200
-#define NSEC_PER_SEC	1000000000LL
-#define MAX_SESSIONS	100000000LL
-#define MAX_SECONDS	3600.0
-#define GRACE_SECONDS	30	/* then SIGALRM ends a load that hangs */
+#define REQUEST_BYTES 100
+#define REPLY_BYTES 200
+#define NSEC_PER_SEC 1000000000LL
+#define MAX_SESSIONS 100000000LL
+#define MAX_SECONDS 3600.0
+#define GRACE_SECONDS 30 /* then SIGALRM ends a load that hangs */
 
 /*
  * The client's side of each session stays in TIME_WAIT for a minute, and one
  * destination has some 28,000 ephemeral ports: take many destinations in turn.
  * Together they have room for more than net.ipv4.tcp_max_tw_buckets.
  */
-#define DESTINATIONS	200
+#define DESTINATIONS 200
 
 struct options {
-	int64_t sessions;	/* 0: until the time is over */
-	double seconds;		/* 0: until the sessions are done */
-	double rate;		/* sessions a second; 0: flat out */
-	uint16_t port;		/* 0: the kernel picks one */
+	int64_t sessions; /* 0: until the time is over */
+	double seconds;	  /* 0: until the sessions are done */
+	double rate;	  /* sessions a second; 0: flat out */
+	uint16_t port;	  /* 0: the kernel picks one */
 };
 
 static int64_t now_ns(void)
@@ -59,8 +59,8 @@ static void sleep_until(int64_t ns)
 		.tv_nsec = ns % NSEC_PER_SEC,
 	};
 
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts,
-			       NULL) == EINTR)
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) ==
+	       EINTR)
 		;
 }
 
@@ -92,7 +92,7 @@ static int listen_on(uint16_t port, uint16_t *bound)
 /* Runs until the client shuts the listening socket down: EINVAL from accept. */
 static void serve(int listener)
 {
-	char buf[REPLY_BYTES] = { 0 };
+	char buf[REPLY_BYTES] = {0};
 	int fd;
 
 	while ((fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
@@ -110,7 +110,7 @@ static void serve(int listener)
 
 static void one_session(struct sockaddr_in *addr)
 {
-	char buf[REPLY_BYTES] = { 0 };
+	char buf[REPLY_BYTES] = {0};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
@@ -160,7 +160,7 @@ static pid_t start_server(int listener)
 	if (pid > 0)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)	/* it died before the prctl */
+	if (getppid() != parent) /* it died before the prctl */
 		_exit(1);
 	serve(listener);
 	_exit(0);
@@ -198,7 +198,7 @@ static double number(const char *text, double max)
 
 static struct options parse(int argc, char **argv)
 {
-	struct options opt = { 0 };
+	struct options opt = {0};
 	int c;
 
 	while ((c = getopt(argc, argv, "n:s:r:l:")) != -1) {

@@ -26,5 +26,5 @@ class OutputError(TcplifeError):
     """The output cannot take the rows, for instance on a full disk."""
 
 
-class OutputClosed(OutputError):  # noqa: N818
+class OutputClosed(OutputError):
     """The reader of our output has left; not a failure of ours."""

@@ -173,6 +173,15 @@ def run(name: str, command: Callable[[Sequence[str]], None]) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:  # before tracing began
         return 130
+    except Exception as error:
+        if os.environ.get("TCPLIFE_DEBUG"):
+            raise
+        say(
+            name,
+            f"internal error, please report it: {type(error).__name__}: {error}"
+            " (TCPLIFE_DEBUG=1 in the environment shows where)",
+        )
+        return 1
     return 0
 
 

@@ -13,8 +13,9 @@ import ctypes
 import mmap
 import os
 
+from tcplife.errors import UnavailableError
 from tcplife.events import FRAME, STRIDE
-from tcplife.kernel.libbpf import Library, sample_function
+from tcplife.kernel.libbpf import Library, reason, sample_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LibraryRing:
         self._take = sample_function(self._sample)
         self._ring = library.ring_buffer__new(fd, self._take, None, None)
         if not self._ring:
-            raise MemoryError("ring_buffer__new")
+            raise UnavailableError(f"the ring buffer cannot be read: {reason()}")
 
     def _sample(self, _context: int, data: int, size: int) -> int:
         self._taken += ctypes.string_at(data - FRAME.size, size + FRAME.size)
