@@ -59,7 +59,7 @@ COLUMNS = {
     "time": Column(
         title="TIME",
         key="time",
-        unit="HH:MM:SS; in JSON RFC 3339, UTC",
+        unit="HH:MM:SS; JSON: RFC 3339",
         meaning="when the session ended",
         of="(end_ns + wall_offset) // 1000000000",
         value="clock(key)",
@@ -79,7 +79,7 @@ COLUMNS = {
         title="PID",
         key="pid",
         unit="",
-        meaning="process that owns the session; - (null) if that cannot be known",
+        meaning="process that owns the session; - if that cannot be known",
         of="owner",
         value="pid(key)",
     ),
@@ -134,8 +134,8 @@ COLUMNS = {
     "tx": Column(
         title="TX_KB",
         key="tx_bytes",
-        unit="KiB; in JSON bytes",
-        meaning="sent by the application and acknowledged by the peer",
+        unit="KiB; JSON: bytes",
+        meaning="sent by the application, acknowledged by the peer",
         of="tx_bytes >> 10",
         below=4096,
         json_of="tx_bytes",
@@ -143,7 +143,7 @@ COLUMNS = {
     "rx": Column(
         title="RX_KB",
         key="rx_bytes",
-        unit="KiB; in JSON bytes",
+        unit="KiB; JSON: bytes",
         meaning="received for the application",
         of="rx_bytes >> 10",
         below=4096,

@@ -20,7 +20,7 @@ from tcplife.stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from tcplife.sinks import Sink
 
@@ -29,6 +29,12 @@ STDOUT = 1
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        # Because of -4 and -6, argparse would take any negative number for an
+        # option, and say of `--duration -1` that it lacks its value.
+        self._has_negative_number_optionals.clear()
+        return super().parse_args(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -44,7 +50,7 @@ def new_parser(name: str, description: str, epilog: str) -> Parser:
     )
 
 
-def add_layout_options(parser: Parser) -> None:
+def add_layout_options(parser: Parser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("output")
     add = group.add_argument
     add("-T", "--time", action="store_true", help="include time column (HH:MM:SS)")
@@ -52,6 +58,7 @@ def add_layout_options(parser: Parser) -> None:
     add("-w", "--wide", action="store_true", help="wide columns (fit IPv6 addresses)")
     add("-s", "--csv", action="store_true", help="comma separated values")
     add("--json", action="store_true", help="JSON, one object a line")
+    return group
 
 
 def add_filter_options(parser: Parser) -> None:

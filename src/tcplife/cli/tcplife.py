@@ -62,8 +62,7 @@ def _parser() -> common.Parser:
         _columns_help() + "\n" + EXAMPLES,
     )
     common.add_filter_options(parser)
-    common.add_layout_options(parser)
-    parser.add_argument(
+    common.add_layout_options(parser).add_argument(
         "--style",
         choices=sorted(_STYLES),
         default="bcc",
@@ -76,9 +75,10 @@ def _parser() -> common.Parser:
 
 
 def _columns_help() -> str:
+    told = {column.title: column for column in reversed(columns.COLUMNS.values())}
     lines = ["columns:"]
-    for column in columns.COLUMNS.values():
-        unit = f" ({column.unit})" if column.unit else ""
+    for column in reversed(told.values()):
+        unit = f" [{column.unit}]" if column.unit else ""
         lines.append(f"  {column.title:<8} {column.meaning}{unit}")
     return "\n".join(lines) + "\n"
 
