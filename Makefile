@@ -25,7 +25,8 @@ $(OBJECTS): %.o: %.c
 src/tcplife/layout.py: $(OBJECTS)
 	$(PYTHON) scripts/layout.py \
 		$(BPF)/tcplife.bpf.o:owner,session_event,config,control \
-		$(BPF)/holders.bpf.o:walk > $@
+		$(BPF)/holders.bpf.o:walk \
+		$(BPF)/tcpstates.bpf.o:state_event > $@
 
 format:
 	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h benchmarks/*.c

@@ -92,7 +92,7 @@ PEERS = (
     ),
     Peer(
         name="tcpstates",
-        module_args=("-m", "tcplife", "states"),
+        module_args=("-m", "tcplife.cli.tcpstates"),
         peer_argv=("/usr/sbin/tcpstates",),
         rows_per_session=10,
         kernel_unit="state change",

@@ -1,12 +1,13 @@
-"""The columns, and the layouts that show them.
+"""The columns of both tools.
 
 A column's `of` is an expression over a record's fields (events.py), and `value`
 one over its result, `key`, and the functions of values.py; sinks/rows.py makes
 one function of those that a layout shows. Because rows are alike, what was made
-of a key is remembered: of any key, or of numbers below `below` only, or of none
-(below=0; then the value is shown as it is). Besides the fields, `of` may use:
+of a key is remembered where `memo`, an expression over the fields, is true; else
+the value, which then has to be a number or safe text, is shown as it is. Besides
+the fields, `of` may use:
 
-    born_ns      the lifespan that the layout shows
+    born_us      the lifespan that the layout shows
     wall_offset  nanoseconds from the records' clock to the wall clock
     start_us     the time of the first row, in microseconds
 """
@@ -21,11 +22,11 @@ class Column:
     """
 
     __slots__ = (
-        "below",
         "json_of",
         "json_value",
         "key",
         "meaning",
+        "memo",
         "of",
         "title",
         "unit",
@@ -40,7 +41,7 @@ class Column:
         meaning: str,
         of: str,
         value: str = "key",
-        below: int | None = None,
+        memo: str = "True",
         json_of: str = "",
         json_value: str = "",
     ) -> None:
@@ -50,30 +51,30 @@ class Column:
         self.meaning = meaning
         self.of = of
         self.value = value
-        self.below = below
+        self.memo = memo
         self.json_of = json_of or of
         self.json_value = json_value or value
 
 
-COLUMNS = {
+SESSION_COLUMNS = {
     "time": Column(
         title="TIME",
         key="time",
         unit="HH:MM:SS; JSON: RFC 3339",
-        meaning="when the session ended",
-        of="(end_ns + wall_offset) // 1000000000",
+        meaning="when it happened",
+        of="(time_ns + wall_offset) // 1000000000",
         value="clock(key)",
-        below=0,
-        json_of="(end_ns + wall_offset) // 1000",
+        memo="False",
+        json_of="(time_ns + wall_offset) // 1000",
         json_value="rfc3339(key)",
     ),
     "elapsed": Column(
         title="TIME(s)",
         key="",
         unit="s",
-        meaning="when the session ended, counted from the first row",
-        of="(end_ns // 1000 - start_us) / 1000000",
-        below=0,
+        meaning="the same, counted from the first row",
+        of="(time_ns // 1000 - start_us) / 1000000",
+        memo="False",
     ),
     "pid": Column(
         title="PID",
@@ -113,7 +114,7 @@ COLUMNS = {
         unit="",
         meaning="local port",
         of="lport",
-        below=0,
+        memo="False",
     ),
     "raddr": Column(
         title="RADDR",
@@ -129,7 +130,7 @@ COLUMNS = {
         unit="",
         meaning="remote port",
         of="rport",
-        below=0,
+        memo="False",
     ),
     "tx": Column(
         title="TX_KB",
@@ -137,7 +138,7 @@ COLUMNS = {
         unit="KiB; JSON: bytes",
         meaning="sent by the application, acknowledged by the peer",
         of="tx_bytes >> 10",
-        below=4096,
+        memo="tx_bytes < 4194304",
         json_of="tx_bytes",
     ),
     "rx": Column(
@@ -146,7 +147,7 @@ COLUMNS = {
         unit="KiB; JSON: bytes",
         meaning="received for the application",
         of="rx_bytes >> 10",
-        below=4096,
+        memo="rx_bytes < 4194304",
         json_of="rx_bytes",
     ),
     "ms": Column(
@@ -154,9 +155,9 @@ COLUMNS = {
         key="ms",
         unit="ms",
         meaning="lifespan; --style says from where it counts",
-        of="born_ns // 1000",
+        of="born_us",
         value="key / 1000",
-        below=4096,
+        memo="born_us < 4096",
     ),
     # What --style bt and --style libbpf have in their place.
     "tx_parts": Column(
@@ -166,7 +167,7 @@ COLUMNS = {
         meaning="TX_KB with its fraction",
         of="tx_bytes",
         value="key / 1024",
-        below=4096,
+        memo="tx_bytes < 4096",
     ),
     "rx_parts": Column(
         title="RX_KB",
@@ -175,85 +176,79 @@ COLUMNS = {
         meaning="RX_KB with its fraction",
         of="rx_bytes",
         value="key / 1024",
-        below=4096,
+        memo="rx_bytes < 4096",
     ),
     "whole_ms": Column(
         title="MS",
         key="",
         unit="ms",
         meaning="MS without its fraction",
-        of="born_ns // 1000000",
-        below=4096,
+        of="born_us // 1000",
+        memo="born_us < 4096000",
     ),
 }
 
 
-class Layout:
-    """The shape of a header and a row, as two format strings.
-
-    born: the record's field that is the lifespan.
-    time, elapsed: the heading and format that -T and -t put in front.
-    """
-
-    __slots__ = ("born", "columns", "csv", "elapsed", "header", "row", "time")
-
-    def __init__(
-        self,
-        columns: str,
-        header: str,
-        row: str,
-        born: str = "span_ns",
-        time: tuple[str, str] = ("TIME     ", "%-8s "),
-        elapsed: tuple[str, str] = ("TIME(s)   ", "%-9.6f "),
-        csv: bool = False,
-    ) -> None:
-        self.columns = columns.split()
-        self.header = header
-        self.row = row
-        self.born = born
-        self.time = time
-        self.elapsed = elapsed
-        self.csv = csv
-
-
-# bcc's tcplife.py, its three pairs of format strings. The lifespan counts from
-# the last early state, which is ESTABLISHED once there is a connection.
-NARROW = Layout(
-    "pid comm laddr lport raddr rport tx rx ms",
-    "%-5s %-10.10s %-15s %-5s %-15s %-5s %5s %5s %s",
-    "%-5s %-10.10s %-15s %-5d %-15s %-5d %5d %5d %.2f",
-)
-WIDE = Layout(
-    "pid comm ip laddr lport raddr rport tx rx ms",
-    "%-5s %-16.16s %-2s %-26s %-5s %-26s %-5s %6s %6s %s",
-    "%-5s %-16.16s %-2s %-26s %-5d %-26s %-5d %6d %6d %.2f",
-)
-CSV = Layout(
-    "pid comm ip laddr lport raddr rport tx rx ms",
-    "%s,%s,%s,%s,%s,%s,%s,%s,%s,%s",
-    "%s,%s,%s,%s,%d,%s,%d,%d,%d,%.2f",
-    time=("TIME,", "%s,"),
-    elapsed=("TIME(s),", "%.6f,"),
-    csv=True,
-)
-# bpftrace's tcplife.bt. RPORT is a column wider in its rows than in its header;
-# the lifespan counts from the first state, so it takes in the handshake.
-BT = Layout(
-    "pid comm laddr lport raddr rport tx rx whole_ms",
-    "%-5s %-10s %-15s %-5s %-15s %-5s %5s %5s %s",
-    "%-5s %-10.10s %-15s %-5d %-15s %-6d %5d %5d %d",
-    born="life_ns",
-)
-# libbpf-tools' tcplife.c. What its -T calls TIME(s) is HH:MM:SS.
-LIBBPF = Layout(
-    "pid comm laddr lport raddr rport tx_parts rx_parts ms",
-    "%-7s %-16s %-15s %-5s %-15s %-5s %-6s %-6s %s",
-    "%-7s %-16s %-15s %-5d %-15s %-5d %-6.2f %-6.2f %.2f",
-    time=("TIME(s)  ", "%8s "),
-)
-LIBBPF_WIDE = Layout(
-    "pid comm laddr lport raddr rport tx_parts rx_parts ms",
-    "%-7s %-16s %-26s %-5s %-26s %-5s %-6s %-6s %s",
-    "%-7s %-16s %-26s %-5d %-26s %-5d %-6.2f %-6.2f %.2f",
-    time=LIBBPF.time,
-)
+STATE_COLUMNS = {
+    "time": SESSION_COLUMNS["time"],
+    "elapsed": SESSION_COLUMNS["elapsed"],
+    "skaddr": Column(
+        title="SKADDR",
+        key="skaddr",
+        unit="",
+        meaning="the socket's address in the kernel, which tells sockets apart",
+        of="skaddr",
+        json_value="hex_text(key)",
+    ),
+    "c_pid": Column(
+        title="C-PID",
+        key="c_pid",
+        unit="",
+        meaning="process on the processor, not always the owner",
+        of="current",
+        value="task_pid(key)",
+    ),
+    "c_comm": Column(
+        title="C-COMM",
+        key="c_comm",
+        unit="",
+        meaning="name of the thread on the processor",
+        of="current",
+        value="task_comm(key)",
+    ),
+    # In JSON only: bcc's table has no room for the owner.
+    "pid": SESSION_COLUMNS["pid"],
+    "comm": SESSION_COLUMNS["comm"],
+    "ip": SESSION_COLUMNS["ip"],
+    "laddr": SESSION_COLUMNS["laddr"],
+    "lport": SESSION_COLUMNS["lport"],
+    "raddr": SESSION_COLUMNS["raddr"],
+    "rport": SESSION_COLUMNS["rport"],
+    "oldstate": Column(
+        title="OLDSTATE",
+        key="oldstate",
+        unit="",
+        meaning="state that it leaves",
+        of="states",
+        value="state(key[0])",
+    ),
+    "newstate": Column(
+        title="NEWSTATE",
+        key="newstate",
+        unit="",
+        meaning="state that it enters",
+        of="states",
+        value="state(key[1])",
+    ),
+    "ms": Column(
+        title="MS",
+        key="ms",
+        unit="ms",
+        meaning="time in OLDSTATE; 0 (null) if nobody saw that begin",
+        of="span_us",
+        value="key / 1000",
+        memo="span_us < 4096",
+        json_of="-1 if first else span_us",
+        json_value="span_json(key)",
+    ),
+}

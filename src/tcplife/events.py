@@ -1,7 +1,7 @@
 """The kernel's records: what they hold, and how to unpack them in bulk.
 
-A record is what `struct session_event` in bpf/session.h says, in the frame that
-the kernel's ring buffer puts around it.
+A record is what a struct in bpf/*.h says, in the frame that the kernel's ring
+buffer puts around it.
 """
 
 from __future__ import annotations
@@ -14,28 +14,36 @@ from tcplife import layout
 # kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr: a length, of which two bits are
 # flags, and a page offset that means nothing to us.
 FRAME = struct.Struct("=II")
-FIELDS = dict(layout.SESSION_EVENT)
 OWNER = struct.Struct("=" + "".join(code for _, code in layout.OWNER))
 
 
-def unpacker(wanted: Iterable[str]) -> struct.Struct:
-    """Unpacks the wanted fields of a framed record, in the record's order."""
-    wanted = set(wanted)
-    codes = [
-        code if name in wanted else f"{struct.calcsize('=' + code)}x"
-        for name, code in FIELDS.items()
-    ]
-    return struct.Struct(f"={FRAME.size}x" + "".join(codes))
+class Wire:
+    """A kind of record: its fields' formats, by name; its size with the frame."""
+
+    __slots__ = ("fields", "stride")
+
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        self.fields = dict(fields)
+        self.stride = self.unpacker(()).size
+
+    def unpacker(self, wanted: Iterable[str]) -> struct.Struct:
+        """Unpacks the wanted fields of a framed record, in the record's order."""
+        wanted = set(wanted)
+        codes = [
+            code if name in wanted else f"{struct.calcsize('=' + code)}x"
+            for name, code in self.fields.items()
+        ]
+        return struct.Struct(f"={FRAME.size}x" + "".join(codes))
 
 
-# How many bytes a framed record takes.
-STRIDE = unpacker(()).size
+SESSION = Wire(layout.SESSION_EVENT)
+STATE_CHANGE = Wire(layout.STATE_EVENT)
 
 
 class Loss:
     """What could not be told, since tracing began.
 
-    events: sessions that ended while the ring buffer was full.
+    events: records that found the ring buffer full.
     sessions: sessions that began when there was no memory to follow them.
     unresolved: sessions that ended, but could not be shown in the end.
     """
@@ -59,22 +67,25 @@ class Batch:
         CLOCK_REALTIME, as it was when the batch was read.
     """
 
-    __slots__ = ("data", "loss", "wall_offset")
+    __slots__ = ("data", "loss", "wall_offset", "wire")
 
-    def __init__(self, data: memoryview, wall_offset: int, loss: Loss) -> None:
+    def __init__(
+        self, wire: Wire, data: memoryview, wall_offset: int, loss: Loss
+    ) -> None:
+        self.wire = wire
         self.data = data
         self.wall_offset = wall_offset
         self.loss = loss
 
     def __len__(self) -> int:
-        return len(self.data) // STRIDE
+        return len(self.data) // self.wire.stride
 
     def keep(self, count: int) -> None:
         """Drops all but the first records."""
-        self.data = self.data[: count * STRIDE]
+        self.data = self.data[: count * self.wire.stride]
 
 
-def split_owner(owner: bytes) -> tuple[int | None, bytes]:
-    """The PID (None where the owner isn't known) and the process's name."""
+def split_owner(owner: bytes) -> tuple[int, bytes]:
+    """The PID (0 where the owner isn't known) and the process's name."""
     pid, comm = OWNER.unpack(owner)
-    return pid or None, comm.split(b"\0", 1)[0]
+    return pid, comm.split(b"\0", 1)[0]

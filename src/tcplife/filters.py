@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tcplife.errors import UsageError
+from tcplife.values import STATES
 
 # include/linux/threads.h: PID_MAX_LIMIT on 64-bit machines
 PID_MAX = 4 * 1024 * 1024
@@ -17,10 +18,12 @@ class Filter:
 
     pids: of the owner, as the initial PID namespace counts; empty: any.
     local_ports, remote_ports: inclusive ranges; empty: any.
+    states: numbers of TCP states (include/net/tcp_states.h), for state changes out
+        of or into these; empty: any.
     family: 4, 6, or 0 for both. IPv4 mapped into IPv6 counts as 4.
     """
 
-    __slots__ = ("family", "local_ports", "pids", "remote_ports")
+    __slots__ = ("family", "local_ports", "pids", "remote_ports", "states")
 
     def __init__(
         self,
@@ -28,11 +31,13 @@ class Filter:
         local_ports: Ports = (),
         remote_ports: Ports = (),
         family: int = 0,
+        states: Sequence[int] = (),
     ) -> None:
         self.pids = pids
         self.local_ports = local_ports
         self.remote_ports = remote_ports
         self.family = family
+        self.states = states
 
 
 def parse_ports(option: str, text: str) -> list[tuple[int, int]]:
@@ -71,6 +76,21 @@ def parse_pids(option: str, text: str) -> list[int]:
             )
         pids.append(pid)
     return pids
+
+
+def parse_states(option: str, text: str) -> list[int]:
+    """The numbers of the states in `ESTABLISHED,CLOSE`; case doesn't matter.
+
+    Raises UsageError, naming `option`.
+    """
+    names = [item.strip().upper().replace("-", "_") for item in text.split(",")]
+    for name in names:
+        if name not in STATES:
+            raise UsageError(
+                f"{option} {text}: {name!r} is not a state; there are"
+                f" {', '.join(STATES)}"
+            )
+    return [STATES[name] for name in names]
 
 
 def _number(text: str, limit: int) -> int | None:

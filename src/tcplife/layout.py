@@ -10,9 +10,9 @@ OWNER = (
 )
 
 SESSION_EVENT = (
-    ("end_ns", "Q"),
-    ("life_ns", "Q"),
-    ("span_ns", "Q"),
+    ("time_ns", "Q"),
+    ("life_us", "Q"),
+    ("span_us", "Q"),
     ("tx_bytes", "Q"),
     ("rx_bytes", "Q"),
     ("owner", "20s"),
@@ -28,6 +28,7 @@ CONFIG = (
     ("filter_lport", "B"),
     ("filter_rport", "B"),
     ("unused", "B"),
+    ("states", "I"),
     ("wake_bytes", "I"),
 )
 
@@ -46,4 +47,19 @@ CONTROL = (
 WALK = (
     ("found", "Q"),
     ("any_holder", "Q"),
+)
+
+STATE_EVENT = (
+    ("time_ns", "Q"),
+    ("span_us", "Q"),
+    ("skaddr", "Q"),
+    ("owner", "20s"),
+    ("current", "20s"),
+    ("lport", "H"),
+    ("rport", "H"),
+    ("states", "2s"),
+    ("first", "B"),
+    ("unused", "B"),
+    ("laddr", "16s"),
+    ("raddr", "16s"),
 )

@@ -24,13 +24,43 @@ def family(raw: bytes) -> int:
 
 
 def pid(owner: bytes) -> int | None:
-    return split_owner(owner)[0]
+    return split_owner(owner)[0] or None
 
 
 def comm(owner: bytes) -> str | None:
     r"""The process's name; bytes that are no UTF-8 show as `\x9b`."""
-    known, name = split_owner(owner)
-    return name.decode("utf-8", "backslashreplace") if known else None
+    return task_comm(owner) if split_owner(owner)[0] else None
+
+
+def task_pid(task: bytes) -> int:
+    """The PID on a processor, 0 if that is idle."""
+    return split_owner(task)[0]
+
+
+def task_comm(task: bytes) -> str:
+    return split_owner(task)[1].decode("utf-8", "backslashreplace")
+
+
+# include/net/tcp_states.h, as bcc writes them
+_STATES = {
+    1: "ESTABLISHED",
+    2: "SYN_SENT",
+    3: "SYN_RECV",
+    4: "FIN_WAIT1",
+    5: "FIN_WAIT2",
+    6: "TIME_WAIT",
+    7: "CLOSE",
+    8: "CLOSE_WAIT",
+    9: "LAST_ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+    12: "NEW_SYN_RECV",
+}
+STATES = {name: number for number, name in _STATES.items()}
+
+
+def state(number: int) -> str:
+    return _STATES.get(number, str(number))
 
 
 @lru_cache(maxsize=8)
@@ -42,6 +72,15 @@ def clock(seconds: int) -> str:
 @lru_cache(maxsize=8)
 def _date_time(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def hex_text(number: int) -> str:
+    return f"{number:x}"
+
+
+def span_json(microseconds: int) -> str:
+    """Milliseconds; null for a span that is not known, -1."""
+    return "null" if microseconds < 0 else str(microseconds / 1000)
 
 
 def rfc3339(microseconds: int) -> str:

@@ -12,26 +12,6 @@
  */
 #include "session.h"
 
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_tracing.h>
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Shared with user space while running, through the mapped .bss. */
-struct control {
-	__u64 lost_events;   /* ended, but the ring buffer was full */
-	__u64 lost_sessions; /* began, but there was no memory to follow it */
-	__u64 parked;	     /* sessions parked so far */
-	__u64 resolved;	     /* of these, given their owner here */
-	__u64 walked;	     /* of these, given their owner by holders.bpf.c */
-	__u64 closing;	     /* tasks that are closing a listener */
-	__u64 full_ns;	     /* when there was no more room in open_sessions */
-	__u64 local_ports[1024]; /* a bit a port */
-	__u64 remote_ports[1024];
-};
-
-struct control control = {};
-
 /* What is kept of a session while it lives. */
 struct session {
 	__u64 first_ns; /* the first state seen */
@@ -43,37 +23,10 @@ struct session {
 	__u8 unused;
 };
 
-/*
- * By the socket's address, from the first state to CLOSE. Made in advance: to
- * enter a session and take it out costs a third of what it does with the
- * socket's own storage, which is for those that have no room here.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, struct session);
-} open_sessions SEC(".maps");
+#define RING_BYTES (2 * 1024 * 1024)
+#include "trace.h"
 
-/* How long to leave a full open_sessions alone. */
-#define FULL_PAUSE_NS 10000000
-
-/*
- * Lives and dies with the socket; its only limit is the socket's own option
- * memory (net.core.optmem_max, 20 KiB or more).
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct session);
-} more_sessions SEC(".maps");
-
-/* Records on their way to user space; lives as long as the tool. */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 2 * 1024 * 1024);
-} events SEC(".maps");
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /*
  * Tasks that are closing a listener: the port, by pid_tgid. An entry lives for
@@ -86,94 +39,9 @@ struct {
 	__type(value, __u16);
 } closing_listeners SEC(".maps");
 
-/* The change that was last seen on this processor. */
-struct change {
-	__u64 sk;
-	__u64 newstate;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct change);
-} last_changes SEC(".maps");
-
-static __always_inline bool acting(const struct sock *sk)
+static __always_inline bool any_parked(void)
 {
-	return sk->sk_lock.owned;
-}
-
-static __always_inline bool has_flag(const struct sock *sk, int flag)
-{
-	return sk->__sk_common.skc_flags >> flag & 1;
-}
-
-static __always_inline bool has_port(const __u64 *ports, __u16 port)
-{
-	return ports[port >> 6 & 1023] & 1ULL << (port & 63);
-}
-
-static __always_inline bool wanted_lport(__u16 port)
-{
-	return !config.filter_lport || has_port(control.local_ports, port);
-}
-
-static __always_inline bool wanted_rport(__u16 port)
-{
-	return !config.filter_rport || has_port(control.remote_ports, port);
-}
-
-static __always_inline struct session *find(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-	struct session *session;
-
-	session = bpf_map_lookup_elem(&open_sessions, &key);
-	if (session)
-		return session;
-	return bpf_sk_storage_get(&more_sessions, sk, NULL, 0);
-}
-
-static __always_inline void forget(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-
-	if (bpf_map_delete_elem(&open_sessions, &key))
-		bpf_sk_storage_delete(&more_sessions, sk);
-}
-
-static __always_inline void keep(struct sock *sk, struct session *session)
-{
-	__u64 now = session->birth_ns;
-	__u64 key = (__u64)sk;
-
-	if (now - control.full_ns > FULL_PAUSE_NS) {
-		if (!bpf_map_update_elem(&open_sessions, &key, session,
-					 BPF_ANY))
-			return;
-		control.full_ns = now;
-	}
-	if (!bpf_sk_storage_get(&more_sessions, sk, session,
-				BPF_SK_STORAGE_GET_F_CREATE))
-		__sync_fetch_and_add(&control.lost_sessions, 1);
-}
-
-/* The current task as a session's owner; says how sure that is. */
-static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
-				       __u8 as)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	/* A kernel thread that closes a file for a process is not its owner. */
-	if (certainty != OWNER_UNKNOWN && task->flags & PF_KTHREAD)
-		return certainty;
-	/* Its name may have changed by the end, but hardly by the next state.
-	 */
-	if (as != OWNER_ACTED || certainty == OWNER_UNKNOWN ||
-	    owner->pid != task->tgid)
-		owner_from_task(owner, task);
-	return as;
+	return control.parked != control.resolved + control.walked;
 }
 
 static __always_inline struct session_event *reserve(const struct owner *owner)
@@ -186,21 +54,6 @@ static __always_inline struct session_event *reserve(const struct owner *owner)
 	if (!event)
 		__sync_fetch_and_add(&control.lost_events, 1);
 	return event;
-}
-
-static __always_inline void submit(struct session_event *event)
-{
-	__u64 flags = BPF_RB_NO_WAKEUP;
-
-	/* The reader comes by itself many times a second: wake it in need. */
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= config.wake_bytes)
-		flags = BPF_RB_FORCE_WAKEUP;
-	bpf_ringbuf_submit(event, flags);
-}
-
-static __always_inline bool any_parked(void)
-{
-	return control.parked != control.resolved + control.walked;
 }
 
 /*
@@ -224,53 +77,6 @@ static __always_inline void resolve(struct sock *sk, bool by_task,
 		submit(event);
 	}
 	__sync_fetch_and_add(&control.resolved, 1);
-}
-
-#define copy_addr(to, from)                                                    \
-	do {                                                                   \
-		__u32 *words = (__u32 *)(to);                                  \
-		words[0] = (from).in6_u.u6_addr32[0];                          \
-		words[1] = (from).in6_u.u6_addr32[1];                          \
-		words[2] = (from).in6_u.u6_addr32[2];                          \
-		words[3] = (from).in6_u.u6_addr32[3];                          \
-	} while (0)
-
-static __always_inline void map_addr(__u8 *to, __u32 addr)
-{
-	__u32 *words = (__u32 *)to;
-
-	words[0] = 0;
-	words[1] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = addr;
-}
-
-static __always_inline void tell_addresses(struct session_event *event,
-					   const struct sock *sk)
-{
-	if (sk->__sk_common.skc_family == AF_INET6 &&
-	    bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
-		copy_addr(event->laddr, sk->__sk_common.skc_v6_rcv_saddr);
-		copy_addr(event->raddr, sk->__sk_common.skc_v6_daddr);
-	} else {
-		map_addr(event->laddr, sk->__sk_common.skc_rcv_saddr);
-		map_addr(event->raddr, sk->__sk_common.skc_daddr);
-	}
-}
-
-/* IPv4 through an IPv6 socket is IPv4. */
-static __always_inline bool wanted_family(const struct sock *sk)
-{
-	bool four = sk->__sk_common.skc_family == AF_INET;
-
-	if (!config.family)
-		return true;
-	if (!four && bpf_core_field_exists(sk->__sk_common.skc_v6_daddr))
-		four = !sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[0] &&
-		       !sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[1] &&
-		       sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[2] ==
-			       bpf_htonl(0xffff);
-	return config.family == (four ? 4 : 6);
 }
 
 /*
@@ -306,14 +112,14 @@ static __always_inline void tell(struct session_event *event,
 {
 	__u64 now = bpf_ktime_get_ns();
 
-	event->end_ns = now;
-	event->life_ns = now - session->first_ns;
-	event->span_ns = now - session->birth_ns;
+	event->time_ns = now;
+	event->life_us = (now - session->first_ns) / 1000;
+	event->span_us = (now - session->birth_ns) / 1000;
 	event->owner = session->owner;
 	/* tcp_set_state() has given skc_num back by now; inet_sport stays. */
 	event->lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	event->rport = bpf_ntohs(sk->__sk_common.skc_dport);
-	tell_addresses(event, sk);
+	tell_addresses(event->laddr, event->raddr, sk);
 	tell_bytes(event, session, sk, tp, oldstate);
 }
 
@@ -358,7 +164,7 @@ static __always_inline void begin(struct sock *sk, bool active,
 	if (by_task)
 		session.certainty =
 			take_owner(&session.owner, OWNER_UNKNOWN, OWNER_ACTED);
-	keep(sk, &session);
+	keep(sk, &session, now);
 }
 
 /* connect(): the local port is not chosen yet, the remote one is known. */
@@ -495,44 +301,7 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 	}
 }
 
-static __always_inline struct change *last_change(void)
-{
-	__u32 key = 0;
-
-	return bpf_map_lookup_elem(&last_changes, &key);
-}
-
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
-{
-	struct change *last = last_change();
-
-	/* The tracepoint serves SCTP, DCCP and MPTCP sockets, too. */
-	if (sk->sk_protocol != IPPROTO_TCP || !last)
-		return 0;
-	last->sk = (__u64)sk;
-	last->newstate = newstate;
-	on_change(sk, oldstate, newstate, acting(sk));
-	return 0;
-}
-
-/*
- * A program isn't run while it runs already on the same processor
- * (kernel/trace/bpf_trace.c, __bpf_trace_run()). An interrupt in the program
- * above may bring a batch of packets, and with them hundreds of changes that
- * it is not run for: those are for this one. They are made by softirqs, never
- * by a task; and what interrupts this one is seen above.
- */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(interrupted, struct sock *sk, int oldstate, int newstate)
-{
-	struct change *last = last_change();
-
-	if (sk->sk_protocol == IPPROTO_TCP && !acting(sk) && last &&
-	    (last->sk != (__u64)sk || last->newstate != (__u64)newstate))
-		on_change(sk, oldstate, newstate, false);
-	return 0;
-}
+#include "changes.h"
 
 /* The socket's end: whoever closes its last descriptor is the owner. */
 SEC("tp_btf/tcp_destroy_sock")

@@ -15,6 +15,7 @@ import tcplife
 from tcplife.errors import OutputClosed, TcplifeError, UsageError
 from tcplife.events import Batch, Loss
 from tcplife.filters import Filter, parse_pids, parse_ports
+from tcplife.sinks.lines import json_lines, table
 from tcplife.sinks.output import write_all
 from tcplife.stop import Stop
 
@@ -22,7 +23,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from tcplife.events import Wire
+    from tcplife.layouts import Layout
     from tcplife.sinks import Sink
+    from tcplife.sinks.rows import Columns
 
 STDOUT = 1
 
@@ -61,7 +65,7 @@ def add_layout_options(parser: Parser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_filter_options(parser: Parser) -> None:
+def add_filter_options(parser: Parser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("filters (in the kernel; all must hold)")
     add = group.add_argument
     add(
@@ -101,6 +105,7 @@ def add_filter_options(parser: Parser) -> None:
     families.add_argument(
         "-6", "--ipv6", dest="family", action="store_const", const=6, help="IPv6 only"
     )
+    return group
 
 
 def add_run_options(parser: Parser) -> None:
@@ -139,6 +144,7 @@ def filter_from(options: argparse.Namespace) -> Filter:
         local_ports=options.localport,
         remote_ports=options.remoteport,
         family=options.family,
+        states=getattr(options, "state", ()),
     )
 
 
@@ -197,8 +203,56 @@ def say(name: str, message: str) -> None:
     print(f"{name}: {message}", file=sys.stderr, flush=True)
 
 
-def print_text(text: str) -> None:
-    write_all(STDOUT, text.encode())
+def columns_help(columns: Columns) -> str:
+    """A line a title: the first column that has it."""
+    lines: dict[str, str] = {}
+    for column in columns.values():
+        unit = f" [{column.unit}]" if column.unit else ""
+        line = f"  {column.title:<8} {column.meaning}{unit}\n"
+        lines.setdefault(column.title, line)
+    return "columns:\n" + "".join(lines.values())
+
+
+def check_json(options: argparse.Namespace) -> None:
+    for given, option in ((options.csv, "-s/--csv"), (options.wide, "-w/--wide")):
+        if options.json and given:
+            raise UsageError(f"--json with {option}: choose one of them")
+
+
+def trace(
+    name: str,
+    wire: Wire,
+    options: argparse.Namespace,
+    open_sinks: Callable[[], Sequence[Sink]],
+) -> None:
+    """Traces until it is told to stop. open_sinks: called once tracing has begun."""
+    # Only now: this takes its time, which --help and mistakes need not wait for.
+    from tcplife.kernel.trace import Trace
+
+    stop = stop_from(options)
+    with Trace(name, wire, filter_from(options)) as tracing:
+        if options.verbose:
+            tier = tracing.tier
+            say(name, f"libbpf {tracing.libbpf_version}")
+            say(name, f"tracing, tier {tier.number}: {tier.needs}")
+        pump(name, tracing.batches(stop), open_sinks(), options.count)
+
+
+def open_lines(
+    options: argparse.Namespace, wire: Wire, columns: Columns, layout: Layout
+) -> Sink:
+    """The rows on standard output, as the options want them."""
+    if options.json:
+        return json_lines(STDOUT, wire, columns, layout.born)
+    return table(
+        STDOUT, wire, columns, layout, time=options.time, elapsed=options.timestamp
+    )
+
+
+def print_source(name: str) -> None:
+    from tcplife.kernel.program import source
+
+    write_all(STDOUT, source(name).encode())
 
 
 def stop_from(options: argparse.Namespace) -> Stop:
@@ -208,8 +262,10 @@ def stop_from(options: argparse.Namespace) -> Stop:
     return stop
 
 
-def pump(name: str, batches: Iterable[Batch], sink: Sink, count: int | None) -> None:
-    """Takes batches to a sink until they end, or `count` rows are written."""
+def pump(
+    name: str, batches: Iterable[Batch], sinks: Sequence[Sink], count: int | None
+) -> None:
+    """Takes batches to the sinks until they end, or `count` rows are written."""
     losses = LossReport(name)
     try:
         for batch in batches:
@@ -217,13 +273,15 @@ def pump(name: str, batches: Iterable[Batch], sink: Sink, count: int | None) -> 
                 batch.keep(count)
                 count -= len(batch)
             if len(batch):
-                sink.write(batch)
+                for sink in sinks:
+                    sink.write(batch)
             losses.see(batch.loss)
             if count == 0:
                 break
     finally:
         losses.finish()
-        sink.close()
+        for sink in sinks:
+            sink.close()
 
 
 class LossReport:
@@ -236,8 +294,9 @@ class LossReport:
 
     def see(self, loss: Loss) -> None:
         if loss is not self._last:
+            grown = loss.total() > self._last.total()
             self._last = loss
-            if loss.total() and time.monotonic() >= self._not_before:
+            if grown and time.monotonic() >= self._not_before:
                 self._tell()
                 self._not_before = time.monotonic() + 1
 
@@ -250,10 +309,10 @@ class LossReport:
         parts = [
             f"{number} {what}"
             for number, what in (
-                (loss.events, "ended while the ring buffer was full"),
-                (loss.sessions, "could not be followed for want of memory"),
-                (loss.unresolved, "ended with nobody to name as their owner"),
+                (loss.events, "rows found the ring buffer full"),
+                (loss.sessions, "sessions could not be followed for want of memory"),
+                (loss.unresolved, "sessions ended with nobody to name as their owner"),
             )
             if number
         ]
-        say(self._name, f"sessions lost: {', '.join(parts)}")
+        say(self._name, f"lost: {', '.join(parts)}")

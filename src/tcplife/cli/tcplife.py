@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tcplife import columns
+from tcplife import layouts
 from tcplife.cli import common
+from tcplife.columns import SESSION_COLUMNS
 from tcplife.errors import UsageError
-from tcplife.sinks.lines import json_lines, table
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from tcplife.sinks import Sink
+from tcplife.events import SESSION
 
 NAME = "tcplife"
 
-EXAMPLES = """\
+EXAMPLES = """
 examples:
   tcplife             # all sessions that open and close from now on
   tcplife -D 443      # those to port 443
@@ -28,7 +25,12 @@ examples:
   tcplife --json -c 5 # five objects, and leave
 """
 
-_STYLES = {"bcc": columns.NARROW, "bt": columns.BT, "libbpf": columns.LIBBPF}
+_STYLES = {
+    "bcc": layouts.LIFE_NARROW,
+    "bt": layouts.LIFE_BT,
+    "libbpf": layouts.LIFE_LIBBPF,
+}
+_WIDE_STYLES = {"bcc": layouts.LIFE_WIDE, "libbpf": layouts.LIFE_LIBBPF_WIDE}
 
 
 def main() -> int:
@@ -38,20 +40,15 @@ def main() -> int:
 def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     layout = _layout(options)
-    # Only now: this takes its time, which --help and mistakes need not wait for.
-    from tcplife.kernel import program, trace
-
     if options.ebpf:
-        common.print_text(program.source(NAME))
+        common.print_source(NAME)
         return
-    stop = common.stop_from(options)
-    with trace.Trace(common.filter_from(options)) as session_trace:
-        if options.verbose:
-            tier = session_trace.tier
-            common.say(NAME, f"libbpf {session_trace.libbpf_version}")
-            common.say(NAME, f"tracing, tier {tier.number}: {tier.needs}")
-        sink = _sink(options, layout)
-        common.pump(NAME, session_trace.batches(stop), sink, options.count)
+    common.trace(
+        NAME,
+        SESSION,
+        options,
+        lambda: [common.open_lines(options, SESSION, SESSION_COLUMNS, layout)],
+    )
 
 
 def _parser() -> common.Parser:
@@ -59,7 +56,7 @@ def _parser() -> common.Parser:
         NAME,
         "Traces TCP sessions: a row for each that ends, with its owner, addresses,"
         "\nbytes and lifespan.",
-        _columns_help() + "\n" + EXAMPLES,
+        common.columns_help(SESSION_COLUMNS) + EXAMPLES,
     )
     common.add_filter_options(parser)
     common.add_layout_options(parser).add_argument(
@@ -74,34 +71,14 @@ def _parser() -> common.Parser:
     return parser
 
 
-def _columns_help() -> str:
-    told = {column.title: column for column in reversed(columns.COLUMNS.values())}
-    lines = ["columns:"]
-    for column in reversed(told.values()):
-        unit = f" [{column.unit}]" if column.unit else ""
-        lines.append(f"  {column.title:<8} {column.meaning}{unit}")
-    return "\n".join(lines) + "\n"
-
-
-def _layout(options: argparse.Namespace) -> columns.Layout:
-    if options.json:
-        for given, option in ((options.csv, "-s/--csv"), (options.wide, "-w/--wide")):
-            if given:
-                raise UsageError(f"--json with {option}: choose one of them")
-        return _STYLES[options.style]
+def _layout(options: argparse.Namespace) -> layouts.Layout:
+    common.check_json(options)
     if options.csv:
         if options.style != "bcc":
             raise UsageError(f"--style {options.style} has no -s/--csv: leave one out")
-        return columns.CSV
+        return layouts.LIFE_CSV
     if options.wide:
-        wide = {"bcc": columns.WIDE, "libbpf": columns.LIBBPF_WIDE}
-        if options.style not in wide:
+        if options.style not in _WIDE_STYLES:
             raise UsageError(f"--style {options.style} has no -w/--wide: leave one out")
-        return wide[options.style]
+        return _WIDE_STYLES[options.style]
     return _STYLES[options.style]
-
-
-def _sink(options: argparse.Namespace, layout: columns.Layout) -> Sink:
-    if options.json:
-        return json_lines(common.STDOUT, layout.born)
-    return table(common.STDOUT, layout, time=options.time, elapsed=options.timestamp)

@@ -159,9 +159,17 @@ def set_config(program: Program, values: Mapping[str, int]) -> None:
 
 
 def source(name: str) -> str:
-    """The C source of an object, with our headers."""
+    """The C source of an object, with our headers where they are included."""
+    return _with_headers(f"{name}.bpf.c", set())
+
+
+def _with_headers(file_name: str, seen: set[str]) -> str:
     parts = []
-    for file_name in ("kernel.h", "session.h", f"{name}.bpf.c"):
-        with open(os.path.join(BPF_FOLDER, file_name), encoding="ascii") as file:
-            parts.append(file.read())
-    return "\n".join(parts)
+    with open(os.path.join(BPF_FOLDER, file_name), encoding="ascii") as file:
+        for line in file:
+            if not line.startswith('#include "'):
+                parts.append(line)
+            elif (header := line.split('"')[1]) not in seen:
+                seen.add(header)
+                parts.append(_with_headers(header, seen))
+    return "".join(parts)

@@ -14,7 +14,7 @@ import mmap
 import os
 
 from tcplife.errors import UnavailableError
-from tcplife.events import FRAME, STRIDE
+from tcplife.events import FRAME
 from tcplife.kernel.libbpf import Library, reason, sample_function
 
 TYPE_CHECKING = False
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 # How many records are read at once, which bounds the memory that they take.
 CHUNK = 1024
-_LENGTH = STRIDE - FRAME.size
 
 
 class MappedRing:
     """Reads the mapped ring itself. For x86-64."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, stride: int) -> None:
+        self._stride = stride
         page = mmap.PAGESIZE
         self._consumer_map = mmap.mmap(fd, page)
         self._producer_map = mmap.mmap(
@@ -54,17 +54,19 @@ class MappedRing:
     def read(self) -> memoryview:
         # The kernel may have the room of what was read last time.
         position = self._consumer[0] = self._read_up_to
-        count = min((self._producer[0] - position) // STRIDE, CHUNK)
+        stride = self._stride
+        count = min((self._producer[0] - position) // stride, CHUNK)
         if not count:
             return self._none
         start = position & self._mask
-        end = start + count * STRIDE
+        end = start + count * stride
         # A record that is still being written has its busy bit set.
-        lengths = self._lengths[start // 4 : end // 4 : STRIDE // 4].tolist()
-        if lengths.count(_LENGTH) != count:
-            count = next(i for i, length in enumerate(lengths) if length != _LENGTH)
-        self._read_up_to = position + count * STRIDE
-        return self._data[start : start + count * STRIDE]
+        lengths = self._lengths[start // 4 : end // 4 : stride // 4].tolist()
+        ready = stride - FRAME.size
+        if lengths.count(ready) != count:
+            count = next(i for i, length in enumerate(lengths) if length != ready)
+        self._read_up_to = position + count * stride
+        return self._data[start : start + count * stride]
 
     def close(self) -> None:
         """The maps go with the last batch that somebody still has."""
@@ -73,9 +75,10 @@ class MappedRing:
 class LibraryRing:
     """Has libbpf walk the ring, with the barriers that it takes. For any machine."""
 
-    def __init__(self, library: Library, fd: int) -> None:
+    def __init__(self, library: Library, fd: int, stride: int) -> None:
         self._library = library
         self._taken = bytearray()
+        self._full = CHUNK * stride
         self._take = sample_function(self._sample)
         self._ring = library.ring_buffer__new(fd, self._take, None, None)
         if not self._ring:
@@ -84,7 +87,7 @@ class LibraryRing:
     def _sample(self, _context: int, data: int, size: int) -> int:
         self._taken += ctypes.string_at(data - FRAME.size, size + FRAME.size)
         # A negative number stops libbpf, with this record taken as well.
-        return -1 if len(self._taken) >= CHUNK * STRIDE else 0
+        return -1 if len(self._taken) >= self._full else 0
 
     def read(self) -> memoryview:
         self._taken = bytearray()
@@ -95,7 +98,8 @@ class LibraryRing:
         self._library.ring_buffer__free(self._ring)
 
 
-def open_ring(library: Library, fd: int, size: int) -> Ring:
+def open_ring(library: Library, fd: int, size: int, stride: int) -> Ring:
+    """stride: the size of its records, frame included."""
     if os.uname().machine == "x86_64":
-        return MappedRing(fd, size)
-    return LibraryRing(library, fd)
+        return MappedRing(fd, size, stride)
+    return LibraryRing(library, fd, stride)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from tcplife import layout
-from tcplife.events import Batch, Loss
+from tcplife.events import Batch, Loss, Wire
 from tcplife.filters import Filter, Ports
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import Program, Struct, set_config
@@ -31,21 +31,25 @@ _COUNTS = struct.Struct("=" + "".join(code for _, code in layout.CONTROL[:5]))
 
 
 class Trace:
-    """Sessions that open and close from now on. A context manager.
+    """What a tool tells, from now on. A context manager.
+
+    name: the tool's; wire: the kind of its records.
 
     Raises UnavailableError where the host doesn't allow it. The kernel programs
     hang on file descriptors: they go with the process, however it ends.
     """
 
-    def __init__(self, wanted: Filter) -> None:
+    def __init__(self, name: str, wire: Wire, wanted: Filter) -> None:
+        self._name = name
+        self._wire = wire
         self._wanted = wanted
         self._library = Library()
-        self.tier, self._program = open_tier(self._library, "tcplife", self._set_up)
+        self.tier, self._program = open_tier(self._library, name, self._set_up)
         self._variables = self._program.variables()
         self._control = Struct(self._variables, layout.CONTROL)
         self._ring_fd = self._program.map_fd("events")
         size = self._program.map_size("events")
-        self._ring = open_ring(self._library, self._ring_fd, size)
+        self._ring = open_ring(self._library, self._ring_fd, size, wire.stride)
         self._holders: Holders | None = None
         self._loss = Loss()
 
@@ -102,6 +106,7 @@ class Trace:
             "filter_pid": bool(wanted.pids),
             "filter_lport": bool(wanted.local_ports),
             "filter_rport": bool(wanted.remote_ports),
+            "states": sum(1 << state for state in wanted.states),
         }
 
     def _set_up(self, program: Program) -> None:
@@ -114,7 +119,7 @@ class Trace:
 
     def _batch(self, data: memoryview) -> Batch:
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        return Batch(data, offset, self._loss)
+        return Batch(self._wire, data, offset, self._loss)
 
     def _read(self) -> Iterator[Batch]:
         """What is in the ring."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from tcplife.columns import Layout
-from tcplife.events import Batch, unpacker
 from tcplife.sinks.output import write_all
 from tcplife.sinks.rows import compile_json, compile_rows, header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tcplife.events import Batch, Wire
+    from tcplife.layouts import Layout
     from tcplife.sinks import Sink
-    from tcplife.sinks.rows import Rows
-
-
-_END = unpacker(["end_ns"])
+    from tcplife.sinks.rows import Columns, Rows
 
 
 class Lines:
@@ -27,7 +24,8 @@ class Lines:
 
     def write(self, batch: Batch) -> None:
         if self._start_us is None:
-            self._start_us = next(_END.iter_unpack(batch.data))[0] // 1000
+            time = batch.wire.unpacker(["time_ns"])
+            self._start_us = time.unpack_from(batch.data)[0] // 1000
         lines = self._rows(batch.data, batch.wall_offset, self._start_us)
         write_all(self._fd, lines.encode())
 
@@ -35,12 +33,14 @@ class Lines:
         """Nothing is held back."""
 
 
-def table(fd: int, layout: Layout, *, time: bool, elapsed: bool) -> Sink:
+def table(
+    fd: int, wire: Wire, columns: Columns, layout: Layout, *, time: bool, elapsed: bool
+) -> Sink:
     """A table or CSV, its header first."""
-    rows = compile_rows(layout, time, elapsed)
-    return Lines(fd, rows, header(layout, time, elapsed))
+    rows = compile_rows(wire, columns, layout, time, elapsed)
+    return Lines(fd, rows, header(columns, layout, time, elapsed))
 
 
-def json_lines(fd: int, born: str) -> Sink:
-    """An object a line; `born` is the field from which lifespans count."""
-    return Lines(fd, compile_json(born))
+def json_lines(fd: int, wire: Wire, columns: Columns, born: str = "") -> Sink:
+    """An object a line; `born` is the field that is the lifespan."""
+    return Lines(fd, compile_json(wire, columns, born))

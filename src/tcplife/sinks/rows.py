@@ -11,12 +11,17 @@ import re
 from collections.abc import Callable
 
 from tcplife import text, values
-from tcplife.columns import COLUMNS, Layout
-from tcplife.events import FIELDS, unpacker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from tcplife.columns import Column
+    from tcplife.events import Wire
+    from tcplife.layouts import Layout
+
+    Columns = dict[str, Column]
+    Cell = tuple[str, str, str, str]  # of, value, memo (columns.py), format
 
     # (framed records, wall_offset, start_us) -> their lines
     Rows = Callable[[memoryview, int, int], str]
@@ -40,34 +45,38 @@ class Memo(dict):  # type: ignore[type-arg]
         return made
 
 
-def header(layout: Layout, with_time: bool, with_elapsed: bool) -> str:
-    titles = tuple(COLUMNS[name].title for name in layout.columns)
+def header(
+    columns: Columns, layout: Layout, with_time: bool, with_elapsed: bool
+) -> str:
+    titles = tuple(columns[name].title for name in layout.columns)
     front = layout.time[0] * with_time + layout.elapsed[0] * with_elapsed
     return front + layout.header % titles + "\n"
 
 
-def compile_rows(layout: Layout, with_time: bool, with_elapsed: bool) -> Rows:
+def compile_rows(
+    wire: Wire, columns: Columns, layout: Layout, with_time: bool, with_elapsed: bool
+) -> Rows:
     """The function for a table or CSV."""
     names = ["time"] * with_time + ["elapsed"] * with_elapsed + layout.columns
     form = layout.time[1] * with_time + layout.elapsed[1] * with_elapsed + layout.row
     show = _csv_text if layout.csv else _table_text
-    columns = [COLUMNS[name] for name in names]
+    shown = [columns[name] for name in names]
     cells = [
-        (column.of, column.value, column.below, cell)
-        for column, cell in zip(columns, _CELL.findall(form + "\n"), strict=True)
+        (column.of, column.value, column.memo, cell)
+        for column, cell in zip(shown, _CELL.findall(form + "\n"), strict=True)
     ]
-    return _compile("", cells, show, layout.born)
+    return _compile(wire, "", cells, show, layout.born)
 
 
-def compile_json(born: str) -> Rows:
+def compile_json(wire: Wire, columns: Columns, born: str) -> Rows:
     """The function for JSON objects, a line each."""
-    shown = [column for column in COLUMNS.values() if column.key]
+    shown = [column for column in columns.values() if column.key]
     ends = [f', "{column.key}": ' for column in shown[1:]] + ["}\n"]
     cells = [
-        (column.json_of, column.json_value, column.below, "%s" + end)
+        (column.json_of, column.json_value, column.memo, "%s" + end)
         for column, end in zip(shown, ends, strict=True)
     ]
-    return _compile(f'{{"{shown[0].key}": ', cells, text.json_value, born)
+    return _compile(wire, f'{{"{shown[0].key}": ', cells, text.json_value, born)
 
 
 def _table_text(value: Any) -> Any:
@@ -85,39 +94,55 @@ def _csv_text(value: Any) -> Any:
 
 
 def _compile(
+    wire: Wire,
     start: str,
-    cells: list[tuple[str, str, int | None, str]],
+    cells: list[Cell],
     show: Callable[[Any], Any],
     born: str,
 ) -> Rows:
-    """start: what a line begins with; cells: of, value, below, format."""
+    """start: what a line begins with."""
     names: dict[str, Any] = {**vars(values), "show": show}
     pieces = []
-    for number, (of, value, below, cell) in enumerate(cells):
-        make = _evaluate(f"lambda key: {cell!r} % (show({value}),)", names)
-        names[f"memo{number}"] = Memo(make)
+    for number, (of, value, memo, cell) in enumerate(_merged(cells)):
         names[f"cell{number}"] = cell
-        remembered = f"memo{number}[{of}]"
-        number_now = f"cell{number} % ({value.replace('key', f'({of})')})"
-        if below is None:
-            piece = remembered
-        elif below == 0:
-            piece = number_now
-        else:
-            piece = f"{remembered} if {of} < {below} else {number_now}"
+        names[f"memo{number}"] = Memo(
+            _evaluate(f"lambda key: cell{number} % ({value})", names)
+        )
+        piece = f"memo{number}[{of}]"
+        if memo != "True":
+            direct = f"cell{number} % {value.replace('key', f'({of})')}"
+            piece = direct if memo == "False" else f"{piece} if {memo} else {direct}"
         pieces.append("{" + piece + "}")
     line = f"f{start.replace('{', '{{') + ''.join(pieces)!r}"
-    used = [name for name in FIELDS if re.search(rf"\b{name}\b", line)]
-    if "born_ns" in line:
-        used = [name for name in FIELDS if name in used or name == born]
-    names["unpack"] = unpacker(used).iter_unpack
-    targets = "".join("born_ns, " if name == born else f"{name}, " for name in used)
+    used = [
+        name
+        for name in wire.fields
+        if re.search(rf"\b{name}\b", line) or (name == born and "born_us" in line)
+    ]
+    names["unpack"] = wire.unpacker(used).iter_unpack
+    targets = "".join("born_us, " if name == born else f"{name}, " for name in used)
     rows: Rows = _evaluate(
         "lambda data, wall_offset, start_us:"
         f" ''.join([{line} for {targets} in unpack(data)])",
         names,
     )
     return rows
+
+
+def _merged(cells: list[Cell]) -> list[Cell]:
+    """Neighbours that are always remembered of the same key become one cell.
+
+    The values become expressions for the right side of a %.
+    """
+    merged: list[Cell] = []
+    for of, value, memo, cell in cells:
+        shown = f"(show({value}),)" if memo == "True" else f"({value})"
+        if memo == "True" and merged and merged[-1][0::2] == (of, memo):
+            _, before, _, start = merged.pop()
+            merged.append((of, f"{before} + {shown}", memo, start + cell))
+        else:
+            merged.append((of, shown, memo, cell))
+    return merged
 
 
 def _evaluate(source: str, names: dict[str, Any]) -> Any:

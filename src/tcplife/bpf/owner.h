@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Who owns a session, and whose sessions are wanted. */
+#ifndef TCPLIFE_OWNER_H
+#define TCPLIFE_OWNER_H
+
+#include "kernel.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+/* A process: the thread group, and the name that ps(1) gives it. */
+struct owner {
+	__u32 pid; /* as the initial PID namespace counts; 0: not known */
+	char comm[16];
+};
+
+/* How sure the owner is. */
+enum {
+	OWNER_UNKNOWN,
+	OWNER_ACTED, /* acted on the socket, and may have passed it on since */
+	OWNER_ENDED, /* ended the session */
+};
+
+/* Set once, before loading; the verifier drops what it switches off. */
+struct config {
+	__u32 family; /* 4, 6, or 0 for both */
+	__u8 filter_pid;
+	__u8 filter_lport;
+	__u8 filter_rport;
+	__u8 unused;
+	__u32 states;	  /* a bit a state: changes into or out of these */
+	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
+};
+
+const volatile struct config config = {};
+
+/* The PIDs asked for; user space sets the size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+static __always_inline void owner_from_task(struct owner *owner,
+					    struct task_struct *task)
+{
+	/*
+	 * Not task->group_leader->comm: to check a pointer that is followed,
+	 * the verifier (since 6.2) goes through all of the kernel's types, 2 ms
+	 * each.
+	 */
+	owner->pid = task->tgid;
+	BPF_CORE_READ_INTO(&owner->comm, task, group_leader, comm);
+}
+
+static __always_inline bool wanted_pid(__u32 pid)
+{
+	return !config.filter_pid || bpf_map_lookup_elem(&pids, &pid);
+}
+
+/* The current task as a session's owner; says how sure that is. */
+static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
+				       __u8 as)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	/* A kernel thread that closes a file for a process is not its owner. */
+	if (certainty != OWNER_UNKNOWN && task->flags & PF_KTHREAD)
+		return certainty;
+	/* Its name may have changed by the end, but hardly by the next state.
+	 */
+	if (as != OWNER_ACTED || certainty == OWNER_UNKNOWN ||
+	    owner->pid != task->tgid)
+		owner_from_task(owner, task);
+	return as;
+}
+
+#endif

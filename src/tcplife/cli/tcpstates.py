@@ -1,0 +1,96 @@
+"""The command tcpstates: a row for each change of a TCP socket's state."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from tcplife import layouts
+from tcplife.cli import common
+from tcplife.columns import STATE_COLUMNS
+from tcplife.events import STATE_CHANGE
+from tcplife.filters import parse_states
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.sinks import Sink
+
+NAME = "tcpstates"
+
+EXAMPLES = """
+examples:
+  tcpstates           # all state changes
+  tcpstates -D 80     # those of sessions to port 80
+  tcpstates -L 80,8000-8999
+                      # those of sessions to these ports of this host
+  tcpstates --state SYN_SENT
+                      # connects: how long they take, and what becomes of them
+  tcpstates -wT       # wide enough for IPv6, with the time of day
+  tcpstates -stT      # CSV, with times
+  tcpstates -Y        # to the systemd journal as well
+"""
+
+
+def main() -> int:
+    return common.run(NAME, _command)
+
+
+def _command(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
+    layout = _layout(options)
+    if options.ebpf:
+        common.print_source(NAME)
+        return
+    sinks: list[Sink] = []
+    if options.journal:
+        from tcplife.sinks.journal import JournalSink
+
+        # Before tracing begins: there may be no journal.
+        sinks.append(JournalSink(partial(common.say, NAME)))
+    common.trace(
+        NAME,
+        STATE_CHANGE,
+        options,
+        lambda: [
+            common.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout),
+            *sinks,
+        ],
+    )
+
+
+def _parser() -> common.Parser:
+    parser = common.new_parser(
+        NAME,
+        "Traces TCP state changes: a row for each, with the time spent in the state"
+        "\nthat the socket leaves.",
+        common.columns_help(STATE_COLUMNS)
+        + "\nPID and COMM, the session's owner as far as known, are in JSON only.\n"
+        + EXAMPLES,
+    )
+    common.add_filter_options(parser).add_argument(
+        "--state",
+        metavar="STATE[,STATE]",
+        type=partial(parse_states, "--state"),
+        default=(),
+        help="only changes out of or into these states",
+    )
+    common.add_layout_options(parser).add_argument(
+        "-Y",
+        "--journal",
+        action="store_true",
+        help="log each change to the systemd journal as well",
+    )
+    common.add_run_options(parser)
+    return parser
+
+
+def _layout(options: argparse.Namespace) -> layouts.Layout:
+    common.check_json(options)
+    if options.csv:
+        return layouts.STATES_CSV
+    return layouts.STATES_WIDE if options.wide else layouts.STATES_NARROW
+
+
+if __name__ == "__main__":  # python -m tcplife.cli.tcpstates
+    raise SystemExit(main())
