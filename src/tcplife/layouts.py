@@ -66,17 +66,18 @@ LIFE_BT = Layout(
     "%-5s %-10.10s %-15s %-5d %-15s %-6d %5d %5d %d",
     born="life_us",
 )
-# libbpf-tools' tcplife.c. What its -T calls TIME(s) is HH:MM:SS.
+# libbpf-tools' tcplife.c. What its -T calls TIME(s) is HH:MM:SS. A name is cut, which
+# there is never longer; escaped, it may be.
 LIFE_LIBBPF = Layout(
     "pid comm laddr lport raddr rport tx_parts rx_parts ms",
     "%-7s %-16s %-15s %-5s %-15s %-5s %-6s %-6s %s",
-    "%-7s %-16s %-15s %-5d %-15s %-5d %-6.2f %-6.2f %.2f",
+    "%-7s %-16.16s %-15s %-5d %-15s %-5d %-6.2f %-6.2f %.2f",
     time=("TIME(s)  ", "%8s "),
 )
 LIFE_LIBBPF_WIDE = Layout(
     "pid comm laddr lport raddr rport tx_parts rx_parts ms",
     "%-7s %-16s %-26s %-5s %-26s %-5s %-6s %-6s %s",
-    "%-7s %-16s %-26s %-5d %-26s %-5d %-6.2f %-6.2f %.2f",
+    "%-7s %-16.16s %-26s %-5d %-26s %-5d %-6.2f %-6.2f %.2f",
     time=LIFE_LIBBPF.time,
 )
 

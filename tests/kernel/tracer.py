@@ -17,6 +17,7 @@ from typing import IO, NamedTuple
 from .scenarios import End, Key
 
 OURS = (sys.executable, "-m", "tcplife")
+STATES = (sys.executable, "-m", "tcplife.cli.tcpstates")
 PEER = "/usr/sbin/tcplife"
 PATIENCE = 15.0
 
@@ -147,13 +148,16 @@ def _killed_at_last(tracer: Tracer) -> Iterator[Tracer]:
 
 @contextmanager
 def ours(
-    *options: str, stdout: int | IO[bytes] = subprocess.PIPE, prefix: Sequence[str] = ()
+    *options: str,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    prefix: Sequence[str] = (),
+    tool: Sequence[str] = OURS,
 ) -> Iterator[Tracer]:
-    """Our tool, tracing. `-v` is what makes it say so."""
-    argv = [*prefix, *OURS, "-v", *options]
+    """One of our tools, tracing. `-v` is what makes it say so."""
+    argv = [*prefix, *tool, "-v", *options]
     with _killed_at_last(Tracer(argv, stdout)) as tracer:
         if not tracer.wait_for(lambda: tracing(tracer)):
-            raise RuntimeError("\n".join(["tcplife does not trace:", *tracer.errors]))
+            raise RuntimeError("\n".join(["it does not trace:", *tracer.errors]))
         yield tracer
 
 

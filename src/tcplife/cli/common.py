@@ -18,6 +18,7 @@ from tcplife.filters import Filter, parse_pids, parse_ports
 from tcplife.sinks.lines import json_lines, table
 from tcplife.sinks.output import write_all
 from tcplife.stop import Stop
+from tcplife.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Parser(argparse.ArgumentParser):
         # option, and say of `--duration -1` that it lacks its value.
         self._has_negative_number_optionals.clear()
         return super().parse_args(*args, **kwargs)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # What --help and --version print, with our ends for closed pipes and the like.
+        write_all(STDOUT, message.encode())
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -199,8 +204,8 @@ def run(name: str, command: Callable[[Sequence[str]], None]) -> int:
 
 
 def say(name: str, message: str) -> None:
-    """One line on standard error."""
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    """One line on standard error, whatever the message quotes."""
+    print(printable(f"{name}: {message}"), file=sys.stderr, flush=True)
 
 
 def columns_help(columns: Columns) -> str:
