@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The programs on the tracepoint of state changes. They call on_change(), which
- * the program that includes this has defined before; it may be called twice for
- * the same change, which must have no other effect.
+ * the program that includes this has defined before, once for each change.
  */
 #ifndef TCPLIFE_CHANGES_H
 #define TCPLIFE_CHANGES_H

@@ -25,19 +25,9 @@ struct session {
 
 #define RING_BYTES (2 * 1024 * 1024)
 #include "trace.h"
+#include "listeners.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/*
- * Tasks that are closing a listener: the port, by pid_tgid. An entry lives for
- * the length of one close(); one that is pushed out costs an owner, not a row.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u64);
-	__type(value, __u16);
-} closing_listeners SEC(".maps");
 
 static __always_inline bool any_parked(void)
 {
@@ -61,15 +51,14 @@ static __always_inline struct session_event *reserve(const struct owner *owner)
  * acts on the socket, or is closing the listener (on `port`) that has it in its
  * queue.
  */
-static __always_inline void resolve(struct sock *sk, bool by_task,
-				    const __u16 *port)
+static __always_inline void resolve(struct sock *sk, bool by_task)
 {
 	struct parked *it = bpf_sk_storage_get(&parked, sk, NULL, 0);
 	struct session_event *event;
 
 	if (!it || !unpark(it))
 		return;
-	if (by_task || (port && *port == it->event.lport))
+	if (by_task || closing_listener_on(it->event.lport))
 		take_owner(&it->event.owner, it->certainty, OWNER_ENDED);
 	event = reserve(&it->event.owner);
 	if (event) {
@@ -172,7 +161,7 @@ static __always_inline void on_connect(struct sock *sk, bool by_task)
 {
 	/* The socket's second life: the first may be parked. */
 	if (any_parked())
-		resolve(sk, by_task, NULL);
+		resolve(sk, by_task);
 	if (wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport)))
 		begin(sk, true, false, by_task);
 }
@@ -253,24 +242,6 @@ static __always_inline void on_close(struct sock *sk, int oldstate,
 	forget(sk);
 }
 
-/*
- * A closed listener takes its queue along, in the closing task but with the
- * children's locks not owned (inet_csk_listen_stop()). Only a close() counts,
- * which has set sk_shutdown by now: tcp_abort() comes here, too.
- */
-static __always_inline void on_listener_closed(struct sock *sk)
-{
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	__u64 task = bpf_get_current_pid_tgid();
-	__u16 port;
-
-	if (!tp || sk->sk_shutdown != SHUTDOWN_MASK)
-		return;
-	port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-	if (!bpf_map_update_elem(&closing_listeners, &task, &port, BPF_NOEXIST))
-		__sync_fetch_and_add(&control.closing, 1);
-}
-
 /* by_task: the current task makes the change. */
 static __always_inline void on_change(struct sock *sk, int oldstate,
 				      int newstate, bool by_task)
@@ -307,19 +278,8 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 {
-	__u16 *port = NULL;
-	__u64 task = 0;
-
-	if (control.closing) {
-		task = bpf_get_current_pid_tgid();
-		port = bpf_map_lookup_elem(&closing_listeners, &task);
-	}
 	if (any_parked())
-		resolve(sk, acting(sk), port);
-	/* The listener itself goes last (net/ipv4/tcp.c, __tcp_close()). */
-	if (port && acting(sk)) {
-		bpf_map_delete_elem(&closing_listeners, &task);
-		__sync_fetch_and_add(&control.closing, -1);
-	}
+		resolve(sk, acting(sk));
+	on_destroy(sk);
 	return 0;
 }

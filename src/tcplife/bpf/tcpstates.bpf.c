@@ -15,6 +15,7 @@ struct session {
 
 #define RING_BYTES (16 * 1024 * 1024)
 #include "trace.h"
+#include "listeners.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -216,13 +217,17 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 		event.span_us = event.time_ns / 1000 - known->last_ns / 1000;
 	event.first = !known;
 	session->last_ns = event.time_ns;
-	if (by_task)
+	event.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	if (by_task && oldstate == BPF_TCP_LISTEN)
+		on_listener_closed(sk);
+	/* A reset that comes in meanwhile has set sk_err. */
+	if (by_task || (newstate == BPF_TCP_CLOSE && !sk->sk_err &&
+			closing_listener_on(event.lport)))
 		update_owner(session, sk, newstate);
 
 	event.owner = session->owner;
 	event.current.pid = bpf_get_current_pid_tgid() >> 32;
 	bpf_get_current_comm(event.current.comm, sizeof(event.current.comm));
-	event.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	event.rport = bpf_ntohs(sk->__sk_common.skc_dport);
 	tell_addresses(event.laddr, event.raddr, sk);
 
@@ -245,5 +250,6 @@ int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 {
 	if (config.filter_pid && acting(sk))
 		release(sk, wanted_pid(bpf_get_current_pid_tgid() >> 32));
+	on_destroy(sk);
 	return 0;
 }

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # How often the ring buffer is read, in seconds; it wakes us earlier if it fills.
 INTERVAL = 0.15
+# A larger difference between the clocks than before, in nanoseconds, is a set clock.
+CLOCK_SET_NS = 1000000
 # Chunks read before looking whether to stop: more than the ring can hold.
 CHUNKS = 32
 
@@ -52,6 +54,7 @@ class Trace:
         self._ring = open_ring(self._library, self._ring_fd, size, wire.stride)
         self._holders: Holders | None = None
         self._loss = Loss()
+        self._wall_offset = 0
 
     def __enter__(self) -> Trace:
         return self
@@ -119,7 +122,11 @@ class Trace:
 
     def _batch(self, data: memoryview) -> Batch:
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        return Batch(self._wire, data, offset, self._loss)
+        # Two clocks cannot be read at once; what is less than a clock that was set
+        # would only make the times of one session disagree.
+        if abs(offset - self._wall_offset) > CLOCK_SET_NS:
+            self._wall_offset = offset
+        return Batch(self._wire, data, self._wall_offset, self._loss)
 
     def _read(self) -> Iterator[Batch]:
         """What is in the ring."""
