@@ -187,8 +187,8 @@ CLOSINGS = {
     "forked_before_accept": CLIENT_RESETS,
     "thread_serves": SERVER_FIRST,
     "thread_connects": CLIENT_FIRST,
-    "listener_closes": NOBODY_ACTS,
-    "listener_killed": NOBODY_ACTS,
+    "listener_closes": SERVER_RESETS,
+    "listener_killed": SERVER_RESETS,
     "large": CLIENT_FIRST,
     "many_small": SERVER_FIRST,
 }
@@ -543,6 +543,17 @@ def test_began_before_the_tool() -> None:
         assert all(change.us is not None for change in life[1:])
         assert sum(change.us or 0 for change in life) < 10_000_000
     assert (second[1].us or 0) >= 20_000  # CLOSE_WAIT
+
+
+def test_pid_filter_keeps_the_queue_of_a_closed_listener() -> None:
+    """Nobody accepts the session: its owner is known at its last change only."""
+    with ours("--json", "-p", str(os.getpid()), tool=STATES) as tracer:
+        listener = socket.create_server((HERE, 0))
+        client = connect_from_here(listener)
+        listener.close()
+        client.close()
+        found = of_here(tracer)
+    assert "LISTEN SYN_RECV ESTABLISHED CLOSE" in map(path, found)
 
 
 QUICK = 3000

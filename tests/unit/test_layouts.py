@@ -15,6 +15,8 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 import pytest
 
+from tcplife.sinks.rows import Memo
+
 from .records import WALL_OFFSET, Session, Show
 
 ROOT = Path(__file__).parents[2]
@@ -249,6 +251,16 @@ def test_bcc_is_the_default_style(show: Show) -> None:
 def test_batches_leave_no_trace(show: Show) -> None:
     """Elapsed time counts from the first row, not from the first of a batch."""
     assert show("-tT", *SESSIONS, batch=7) == bcc("tT")
+
+
+def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Memo, "LIMIT", 10)
+    made: list[int] = []
+    memo = Memo(lambda key: f"{made.append(key) or key}")
+    for key in [*range(10), 9, *range(10, 25)]:
+        assert memo[key] == str(key)
+        assert len(memo) <= 10
+    assert made == list(range(25))
 
 
 FORMATS = {
