@@ -11,7 +11,7 @@ OBJECTS := $(patsubst %.c,%.o,$(wildcard $(BPF)/*.bpf.c))
 # clang's bpf target does not look where Debian keeps <asm/types.h>.
 MULTIARCH := $(shell $(CC) -print-multiarch)
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter \
-	-Werror -ffile-prefix-map=$(CURDIR)/= -I/usr/include/$(MULTIARCH)
+	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
 
 .PHONY: bpf format clean
 bpf: $(OBJECTS) src/tcplife/layout.py

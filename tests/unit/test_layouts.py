@@ -256,7 +256,12 @@ def test_batches_leave_no_trace(show: Show) -> None:
 def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Memo, "LIMIT", 10)
     made: list[int] = []
-    memo = Memo(lambda key: f"{made.append(key) or key}")
+
+    def make(key: int) -> str:
+        made.append(key)
+        return str(key)
+
+    memo = Memo(make)
     for key in [*range(10), 9, *range(10, 25)]:
         assert memo[key] == str(key)
         assert len(memo) <= 10
