@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import tcplife
-from tcplife.errors import OutputClosed, TcplifeError, UsageError
+from tcplife.errors import OutputClosed, OutputError, TcplifeError, UsageError
 from tcplife.events import Batch, Loss
 from tcplife.filters import Filter, parse_pids, parse_ports
 from tcplife.sinks.lines import json_lines, table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tcplife.sinks.rows import Columns
 
 STDOUT = 1
+STDERR = 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -205,7 +206,10 @@ def run(name: str, command: Callable[[Sequence[str]], None]) -> int:
 
 def say(name: str, message: str) -> None:
     """One line on standard error, whatever the message quotes."""
-    print(printable(f"{name}: {message}"), file=sys.stderr, flush=True)
+    try:
+        write_all(STDERR, (printable(f"{name}: {message}") + "\n").encode())
+    except OutputError:
+        return  # nobody is there to be told
 
 
 def columns_help(columns: Columns) -> str:

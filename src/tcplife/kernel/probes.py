@@ -75,8 +75,8 @@ def refused_syscall() -> str:
         return "this kernel has no bpf(2): it is built without CONFIG_BPF_SYSCALL"
     if code in (errno.EPERM, errno.EACCES):
         return (
-            "bpf(2) is refused in spite of the capabilities, as by a container's"
-            " seccomp profile; trace on the host, or allow bpf(2) in the profile"
+            "bpf(2) is refused in spite of the capabilities, as in a user namespace"
+            " or by a container's seccomp profile; trace on the host, or allow bpf(2)"
         )
     return ""
 
