@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, run
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +19,7 @@ from tcplife.errors import UnavailableError
 from tcplife.sinks.journal import Journal, state_change_fields
 
 from .journald import PATIENCE, Journald, journald, wait_until
+from .tracer import STATES, ours
 
 TOOL = "SYSLOG_IDENTIFIER=tcpstates"
 
@@ -242,3 +245,66 @@ def test_a_program_inside_finds_the_journal(server: Journald) -> None:
         assert process.wait(PATIENCE) == 0
     (entry,) = server.wait_for(1, f"MESSAGE={os.getcwd()}")
     assert entry["_PID"] == str(process.pid)
+
+
+def test_tcpstates_logs_what_it_prints(server: Journald) -> None:
+    here = str(os.getpid())
+    prefix = server.inside()
+    with ours("-Y", "--json", "-p", here, tool=STATES, prefix=prefix) as tracer:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+        ):
+            listener.accept()[0].close()
+            assert client.recv(1) == b""
+        assert tracer.stop() == 0
+        rows = [json.loads(line) for line in tracer.lines]
+    assert len(rows) == 12  # two ends of five changes each, and the listener's two
+    entries = server.wait_for(len(rows), TOOL)
+    assert [
+        (
+            entry["OBJECT_IPV4_SOURCE_ADDRESS"],
+            int(entry["OBJECT_TCP_SOURCE_PORT"]),
+            entry["OBJECT_IPV4_DESTINATION_ADDRESS"],
+            int(entry["OBJECT_TCP_DESTINATION_PORT"]),
+            entry["OBJECT_TCP_OLD_STATE"],
+            entry["OBJECT_TCP_NEW_STATE"],
+            int(entry["OBJECT_TCP_SPAN_TIME"]) / 1000,
+            int(entry["OBJECT_PID"]),
+        )
+        for entry in entries
+    ] == [
+        (
+            row["laddr"],
+            row["lport"],
+            row["raddr"],
+            row["rport"],
+            row["oldstate"],
+            row["newstate"],
+            row["ms"] or 0,
+            row["c_pid"],
+        )
+        for row in rows
+    ]
+
+
+def test_tcpstates_outlives_the_journal(server: Journald) -> None:
+    """What a journal that has gone does not take is counted and told."""
+    here = str(os.getpid())
+    prefix = server.inside()
+    with ours("-Y", "--json", "-p", here, tool=STATES, prefix=prefix) as tracer:
+        server.kill()
+        socket.create_server(("127.0.0.1", 0)).close()
+        assert tracer.stop() == 0
+        assert len(tracer.lines) == 2
+        assert [line for line in tracer.errors if "lost: 2 entries" in line]
+
+
+def test_tcpstates_needs_the_journal_it_is_to_log_to(server: Journald) -> None:
+    server.kill()
+    argv = server.inside(*STATES, "-Y")
+    done = run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "--journal" in line

@@ -275,8 +275,8 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_are_the_peers_own(name: str) -> None:
+def tool(name: str) -> bytes:
+    """The peer's script or program."""
     folders = (ROOT / ".test/peers/usr/sbin", Path("/usr/sbin"))
     peer = next((folder / name for folder in folders if (folder / name).exists()), None)
     if peer is None:
@@ -284,9 +284,14 @@ def test_formats_are_the_peers_own(name: str) -> None:
             f"no {name}, to compare format strings with: run the tests by"
             f" scripts/test, which gets it (it belongs into {folders[0]})"
         )
+    return peer.read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_are_the_peers_own(name: str) -> None:
     # In quotes in a script, between NULs in a program; a newline may follow.
     literal = r'["\0]{}(\\n|\n)?["\0]'
-    text = peer.read_bytes().decode("latin-1")
+    text = tool(name).decode("latin-1")
     missing = [
         form
         for form in FORMATS[name]
