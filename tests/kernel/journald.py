@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .tracer import wait_until
+
 PROGRAM = "/lib/systemd/systemd-journald"
-PATIENCE = 15.0
 
 # The socket's queue is as long as systemd makes it at boot: that is a setting of
 # the network namespace. Drop-ins in /run go before the host's journald.conf.
@@ -35,13 +35,6 @@ echo 512 > /proc/sys/net/unix/max_dgram_qlen
 echo ready
 exec cat
 """
-
-
-def wait_until(found: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 class Journald:

@@ -18,8 +18,8 @@ import pytest
 from tcplife.errors import UnavailableError
 from tcplife.sinks.journal import Journal, state_change_fields
 
-from .journald import PATIENCE, Journald, journald, wait_until
-from .tracer import STATES, ours
+from .journald import Journald, journald
+from .tracer import PATIENCE, STATES, ours, wait_until
 
 TOOL = "SYSLOG_IDENTIFIER=tcpstates"
 

@@ -13,7 +13,7 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 from .netns import Network
 from .remote import Remote
 from .scenarios import Key, Stage, connect, part
-from .tracer import OURS, Tracer, ours
+from .tracer import OURS, Tracer, ours, wait_until
 
 # The sessions here are between this process and itself, on the host's loopback
 # device; others' are none of our business.
@@ -42,13 +42,6 @@ def play(sessions: int) -> set[Key]:
                 assert client.recv(1) == b""
             keys |= {here + there, there + here}
     return keys
-
-
-def wait_until(found: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not found():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 def after_start(tracer: Tracer) -> list[str]:

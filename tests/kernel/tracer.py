@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
@@ -135,6 +136,14 @@ class Tracer:
     def stop(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
         return self.finish()
+
+
+def wait_until(found: Callable[[], bool], what: str) -> None:
+    """For what no line of a tool's tells."""
+    deadline = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.002)
 
 
 @contextmanager

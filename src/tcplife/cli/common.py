@@ -281,7 +281,7 @@ def pump(
             if count is not None:
                 batch.keep(count)
                 count -= len(batch)
-            if len(batch):
+            if batch.data:
                 for sink in sinks:
                     sink.write(batch)
             losses.see(batch.loss)
