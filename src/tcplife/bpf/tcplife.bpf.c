@@ -20,7 +20,7 @@ struct session {
 	__u8 certainty;
 	__u8 active; /* opened by connect() */
 	__u8 established;
-	__u8 unused;
+	__u8 over; /* has ended, but is still in the map */
 };
 
 #define RING_BYTES (2 * 1024 * 1024)

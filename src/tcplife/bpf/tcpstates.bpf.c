@@ -10,7 +10,8 @@ struct session {
 	__u64 last_ns; /* its last change */
 	struct owner owner;
 	__u8 certainty;
-	__u8 unused[3];
+	__u8 over; /* has ended, but is still in the map */
+	__u8 unused[2];
 };
 
 #define RING_BYTES (16 * 1024 * 1024)

@@ -94,7 +94,7 @@ static __always_inline struct session *find(struct sock *sk)
 	struct session *session;
 
 	session = bpf_map_lookup_elem(&open_sessions, &key);
-	if (session)
+	if (session && !session->over)
 		return session;
 	return bpf_sk_storage_get(&more_sessions, sk, NULL, 0);
 }
@@ -102,9 +102,18 @@ static __always_inline struct session *find(struct sock *sk)
 static __always_inline void forget(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
+	struct session *session;
 
-	if (bpf_map_delete_elem(&open_sessions, &key))
-		bpf_sk_storage_delete(&more_sessions, sk);
+	if (!bpf_map_delete_elem(&open_sessions, &key))
+		return;
+	/*
+	 * It isn't there, or could not be taken out: the map refuses what
+	 * interrupts its own work (kernel/bpf/hashtab.c, htab_lock_bucket()).
+	 */
+	session = bpf_map_lookup_elem(&open_sessions, &key);
+	if (session)
+		session->over = 1;
+	bpf_sk_storage_delete(&more_sessions, sk);
 }
 
 static __always_inline void keep(struct sock *sk, struct session *session,
