@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 
 from .netns import Network
-from .scenarios import Stage
+from .scenarios import Key, Stage
 
 # No address has ports enough for all sessions, and a process may have too few
 # descriptors (a hard limit of 20,000 is seen in containers).
@@ -44,6 +44,19 @@ class Crowd:
                 server.order("accept_many", "l", BATCH)
             for server in self.servers:
                 server.answer()
+
+    def has(self, key: Key) -> bool:
+        return self._port in (key[1], key[3])
+
+    def accepted(self, key: Key) -> bool:
+        """Whether a session's end is the server's."""
+        return key[1] == self._port
+
+    def closes_first(self, key: Key) -> bool:
+        """As close() has it."""
+        address = key[0] if self.accepted(key) else key[2]
+        clients_do = self.addresses.index(address) < PAIRS // 2
+        return clients_do != self.accepted(key)
 
     def close(self) -> None:
         """Half of the clients close first, half of the servers do.

@@ -1,0 +1,48 @@
+"""State changes that this kernel shows to no BPF program.
+
+A test machine may protect its supervisor, PID 1: while that is on the processor, its
+kernel runs no BPF program, not even for the packets that an interrupt brings then.
+ftrace sees those changes. On any other kernel there is nothing special about them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .scenarios import Key
+
+TRACING = Path("/sys/kernel/tracing")
+ENDS = re.compile(r"sport=(\d+) dport=(\d+) saddr=(\S+) daddr=(\S+) ")
+
+
+class Blind:
+    """The changes made while PID 1 is on a processor."""
+
+    def __init__(self, instance: Path) -> None:
+        self._trace = instance / "trace"
+
+    def keys(self) -> list[Key]:
+        """The end that each is of."""
+        return [
+            (laddr, int(lport), raddr, int(rport))
+            for lport, rport, laddr, raddr in ENDS.findall(self._trace.read_text())
+        ]
+
+
+@contextmanager
+def blind_spots() -> Iterator[Blind]:
+    instance = TRACING / "instances" / f"tcplife-test-{os.getpid()}"
+    instance.mkdir()
+    try:
+        threads = " ".join(path.name for path in Path("/proc/1/task").iterdir())
+        (instance / "options/event-fork").write_text("1")
+        (instance / "set_event_pid").write_text(threads)
+        (instance / "buffer_size_kb").write_text("4096")
+        (instance / "events/sock/inet_sock_set_state/enable").write_text("1")
+        yield Blind(instance)
+    finally:
+        instance.rmdir()
