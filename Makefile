@@ -26,6 +26,8 @@ src/tcplife/layout.py: $(OBJECTS)
 	$(PYTHON) scripts/layout.py \
 		$(BPF)/tcplife.bpf.o:owner,session_event,config,control \
 		$(BPF)/holders.bpf.o:walk \
+		$(BPF)/tcplife_full.bpf.o:story \
+		$(BPF)/cgroups.bpf.o:cgroup_event \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
 
 format:

@@ -10,6 +10,8 @@ the fields, `of` may use:
     born_us      the lifespan that the layout shows
     wall_offset  nanoseconds from the records' clock to the wall clock
     start_us     the time of the first row, in microseconds
+
+and `value` may use cgroup_path(id), which knows the host's.
 """
 
 from __future__ import annotations
@@ -19,18 +21,23 @@ class Column:
     """key: in JSON; empty for a column of tables only.
 
     json_of, json_value: what JSON shows, where that isn't what tables show.
+    form: how tables show it that the user puts together (-x, -o), and its title;
+    wide_form: with -w. nullable: a value that isn't always remembered may be None.
     """
 
     __slots__ = (
+        "form",
         "json_of",
         "json_value",
         "key",
         "meaning",
         "memo",
+        "nullable",
         "of",
         "title",
         "unit",
         "value",
+        "wide_form",
     )
 
     def __init__(
@@ -44,6 +51,9 @@ class Column:
         memo: str = "True",
         json_of: str = "",
         json_value: str = "",
+        form: str = "%s",
+        wide_form: str = "",
+        nullable: bool = False,
     ) -> None:
         self.title = title
         self.key = key
@@ -54,6 +64,23 @@ class Column:
         self.memo = memo
         self.json_of = json_of or of
         self.json_value = json_value or value
+        self.form = form
+        self.wide_form = wide_form or form
+        self.nullable = nullable
+
+    def marked(self, form: str) -> Column:
+        """A lifespan's column, for sessions that may be older or still open."""
+        value = self.value.replace("key", "key[0]")
+        return Column(
+            self.title,
+            self.key,
+            self.unit,
+            self.meaning,
+            of=f"({self.of}, before or not end)",
+            value=f"at_least('{form}' % ({value}), key[1])",
+            memo="False",
+            form=self.form,
+        )
 
 
 SESSION_COLUMNS = {
@@ -67,6 +94,7 @@ SESSION_COLUMNS = {
         memo="False",
         json_of="(time_ns + wall_offset) // 1000",
         json_value="rfc3339(key)",
+        form="%-8s",
     ),
     "elapsed": Column(
         title="TIME(s)",
@@ -75,6 +103,7 @@ SESSION_COLUMNS = {
         meaning="the same, counted from the first row",
         of="(time_ns // 1000 - start_us) / 1000000",
         memo="False",
+        form="%-9.6f",
     ),
     "pid": Column(
         title="PID",
@@ -83,6 +112,7 @@ SESSION_COLUMNS = {
         meaning="process that owns the session; - if that cannot be known",
         of="owner",
         value="pid(key)",
+        form="%-5s",
     ),
     "comm": Column(
         title="COMM",
@@ -91,6 +121,8 @@ SESSION_COLUMNS = {
         meaning="its name, as ps(1) shows it",
         of="owner",
         value="comm(key)",
+        form="%-10.10s",
+        wide_form="%-16.16s",
     ),
     "ip": Column(
         title="IP",
@@ -99,6 +131,7 @@ SESSION_COLUMNS = {
         meaning="4 or 6; IPv4 through an IPv6 socket is 4",
         of="raddr",
         value="family(key)",
+        form="%-2s",
     ),
     "laddr": Column(
         title="LADDR",
@@ -107,6 +140,8 @@ SESSION_COLUMNS = {
         meaning="local address",
         of="laddr",
         value="address(key)",
+        form="%-15s",
+        wide_form="%-26s",
     ),
     "lport": Column(
         title="LPORT",
@@ -115,6 +150,7 @@ SESSION_COLUMNS = {
         meaning="local port",
         of="lport",
         memo="False",
+        form="%-5d",
     ),
     "raddr": Column(
         title="RADDR",
@@ -123,6 +159,8 @@ SESSION_COLUMNS = {
         meaning="remote address",
         of="raddr",
         value="address(key)",
+        form="%-15s",
+        wide_form="%-26s",
     ),
     "rport": Column(
         title="RPORT",
@@ -131,6 +169,7 @@ SESSION_COLUMNS = {
         meaning="remote port",
         of="rport",
         memo="False",
+        form="%-5d",
     ),
     "tx": Column(
         title="TX_KB",
@@ -140,6 +179,8 @@ SESSION_COLUMNS = {
         of="tx_bytes >> 10",
         memo="tx_bytes < 4194304",
         json_of="tx_bytes",
+        form="%5d",
+        wide_form="%6d",
     ),
     "rx": Column(
         title="RX_KB",
@@ -149,6 +190,8 @@ SESSION_COLUMNS = {
         of="rx_bytes >> 10",
         memo="rx_bytes < 4194304",
         json_of="rx_bytes",
+        form="%5d",
+        wide_form="%6d",
     ),
     "ms": Column(
         title="MS",
@@ -158,6 +201,269 @@ SESSION_COLUMNS = {
         of="born_us",
         value="key / 1000",
         memo="born_us < 4096",
+        form="%8.2f",
+    ),
+    "dir": Column(
+        title="DIR",
+        key="dir",
+        unit="",
+        meaning="out: this host connected; in: it accepted",
+        of="dir",
+        value="DIRS[key]",
+        form="%-3s",
+    ),
+    "end": Column(
+        title="END",
+        key="end",
+        unit="",
+        meaning="how it ended: closed, reset-by-peer, refused, ...; open: not yet",
+        of="end",
+        value="ENDS[key]",
+        form="%-13s",
+    ),
+    "first": Column(
+        title="FIRST",
+        key="first",
+        unit="",
+        meaning="who closed first (FIN or RST): local, remote, both",
+        of="first",
+        value="FIRSTS[key]",
+        form="%-6s",
+    ),
+    "errno": Column(
+        title="ERRNO",
+        key="errno",
+        unit="",
+        meaning="the socket's error at its end, as errno(3) names it",
+        of="error",
+        value="error_name(key)",
+        form="%-12s",
+    ),
+    "connect_ms": Column(
+        title="CONN_MS",
+        key="connect_ms",
+        unit="ms",
+        meaning="of a connect: from SYN to ESTABLISHED, or to its failure",
+        of="connect_us",
+        value="ms_text(key)",
+        memo="False",
+        json_value="ms(key)",
+        form="%8s",
+        nullable=True,
+    ),
+    "open_ms": Column(
+        title="OPEN_MS",
+        key="open_ms",
+        unit="ms",
+        meaning="from then to the first FIN, or to the end",
+        of="open_us",
+        value="key / 1000",
+        memo="False",
+        form="%8.2f",
+    ),
+    "close_ms": Column(
+        title="CLOSE_MS",
+        key="close_ms",
+        unit="ms",
+        meaning="from then to the end",
+        of="close_us",
+        value="key / 1000",
+        memo="False",
+        form="%8.2f",
+    ),
+    "rtt_ms": Column(
+        title="RTT_MS",
+        key="rtt_ms",
+        unit="ms",
+        meaning="smoothed round-trip time at the end",
+        of="srtt_us",
+        value="ms_text(rtt(key))",
+        memo="False",
+        json_value="ms(rtt(key))",
+        form="%7s",
+        nullable=True,
+    ),
+    "min_rtt_ms": Column(
+        title="MINRTT",
+        key="min_rtt_ms",
+        unit="ms",
+        meaning="least round-trip time of the last minutes (tcp_min_rtt_wlen)",
+        of="min_rtt_us",
+        value="ms_text(key)",
+        memo="False",
+        json_value="ms(key)",
+        form="%7s",
+        nullable=True,
+    ),
+    "retrans": Column(
+        title="RETR",
+        key="retrans",
+        unit="segments",
+        meaning="sent again, SYN and FIN included",
+        of="retrans",
+        memo="False",
+        form="%4d",
+    ),
+    "retrans_bytes": Column(
+        title="RETR_B",
+        key="retrans_bytes",
+        unit="bytes",
+        meaning="sent again",
+        of="retrans_bytes",
+        memo="False",
+        form="%7d",
+    ),
+    "lost_bytes": Column(
+        title="LOST_B",
+        key="lost_bytes",
+        unit="bytes",
+        meaning="written by the application, never acknowledged",
+        of="lost_bytes",
+        memo="False",
+        form="%7d",
+    ),
+    "unread_bytes": Column(
+        title="UNREAD_B",
+        key="unread_bytes",
+        unit="bytes",
+        meaning="received, never read by the application",
+        of="unread_bytes",
+        memo="False",
+        form="%8d",
+    ),
+    "mss": Column(
+        title="MSS",
+        key="mss",
+        unit="bytes",
+        meaning="largest segment that was sent",
+        of="mss",
+        memo="False",
+        form="%5d",
+    ),
+    "segs_in": Column(
+        title="SEGS_IN",
+        key="segs_in",
+        unit="segments",
+        meaning="received, those without data included",
+        of="segs_in",
+        memo="False",
+        form="%7d",
+    ),
+    "segs_out": Column(
+        title="SEGS_OUT",
+        key="segs_out",
+        unit="segments",
+        meaning="sent, those without data and those sent again included",
+        of="segs_out",
+        memo="False",
+        form="%8d",
+    ),
+    "tx_rate": Column(
+        title="TX_KB/S",
+        key="tx_rate",
+        unit="KiB/s; JSON: bytes/s",
+        meaning="TX over the time it was open, from 1 ms on",
+        of="(tx_bytes, open_us)",
+        value="rate_kib(*key)",
+        memo="False",
+        json_value="rate(*key)",
+        form="%9s",
+        nullable=True,
+    ),
+    "rx_rate": Column(
+        title="RX_KB/S",
+        key="rx_rate",
+        unit="KiB/s; JSON: bytes/s",
+        meaning="RX over the time it was open, from 1 ms on",
+        of="(rx_bytes, open_us)",
+        value="rate_kib(*key)",
+        memo="False",
+        json_value="rate(*key)",
+        form="%9s",
+        nullable=True,
+    ),
+    "cc": Column(
+        title="CC",
+        key="cc",
+        unit="",
+        meaning="congestion control",
+        of="cc",
+        value="c_text(key)",
+        form="%-7s",
+    ),
+    "uid": Column(
+        title="UID",
+        key="uid",
+        unit="",
+        meaning="the owner's user ID",
+        of="(owner, uid)",
+        value="if_owned(*key)",
+        form="%-6s",
+    ),
+    "user": Column(
+        title="USER",
+        key="user",
+        unit="",
+        meaning="its name",
+        of="(owner, uid)",
+        value="user_name(if_owned(*key))",
+        form="%-8.8s",
+        wide_form="%-16.16s",
+    ),
+    "ppid": Column(
+        title="PPID",
+        key="ppid",
+        unit="",
+        meaning="the owner's parent",
+        of="(owner, ppid)",
+        value="if_owned(*key)",
+        form="%-7s",
+    ),
+    "netns": Column(
+        title="NETNS",
+        key="netns",
+        unit="inode",
+        meaning="network namespace of the socket (lsns -t net)",
+        of="netns",
+        form="%-10d",
+        memo="False",
+    ),
+    "cgroup": Column(
+        title="CGROUP",
+        key="cgroup",
+        unit="",
+        meaning="the owner's cgroup, in the v2 hierarchy",
+        of="cgroup",
+        value="cgroup_path(key)",
+        form="%-40s",
+    ),
+    "container": Column(
+        title="CONTAINER",
+        key="container",
+        unit="",
+        meaning="its container's ID, or machine's name; short in tables",
+        of="cgroup",
+        value="short(container(cgroup_path(key)))",
+        json_value="container(cgroup_path(key))",
+        form="%-12s",
+    ),
+    "pod": Column(
+        title="POD",
+        key="pod",
+        unit="",
+        meaning="UID of its Kubernetes pod",
+        of="cgroup",
+        value="pod(cgroup_path(key))",
+        form="%-36s",
+    ),
+    "born": Column(
+        title="BORN",
+        key="born",
+        unit="",
+        meaning="before-trace: what is older than the trace isn't counted",
+        of="before",
+        value="BORN[key]",
+        form="%-12s",
     ),
     # What --style bt and --style libbpf have in their place.
     "tx_parts": Column(
@@ -252,3 +558,10 @@ STATE_COLUMNS = {
         json_value="span_json(key)",
     ),
 }
+
+
+# What -x puts behind bcc's columns: within 160 in all.
+EXTENDED = (
+    *("dir", "end", "first", "connect_ms", "close_ms"),
+    *("rtt_ms", "retrans", "user", "container"),
+)

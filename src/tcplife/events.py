@@ -18,11 +18,13 @@ OWNER = struct.Struct("=" + "".join(code for _, code in layout.OWNER))
 
 
 class Wire:
-    """A kind of record: its fields' formats, by name; its size with the frame."""
+    """A kind of record: who sends it; its fields' formats, by name; its size with
+    the frame."""
 
-    __slots__ = ("fields", "stride")
+    __slots__ = ("fields", "sender", "stride")
 
-    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, sender: str, fields: Iterable[tuple[str, str]]) -> None:
+        self.sender = sender
         self.fields = dict(fields)
         self.stride = self.unpacker(()).size
 
@@ -36,8 +38,9 @@ class Wire:
         return struct.Struct(f"={FRAME.size}x" + "".join(codes))
 
 
-SESSION = Wire(layout.SESSION_EVENT)
-STATE_CHANGE = Wire(layout.STATE_EVENT)
+SESSION = Wire("tcplife", layout.SESSION_EVENT)
+STORY = Wire("tcplife_full", (*layout.SESSION_EVENT, *layout.STORY))
+STATE_CHANGE = Wire("tcpstates", layout.STATE_EVENT)
 
 
 class Loss:

@@ -23,13 +23,26 @@ SESSION_EVENT = (
 )
 
 CONFIG = (
-    ("family", "I"),
+    ("min_us", "Q"),
+    ("min_bytes", "Q"),
+    ("slower_us", "Q"),
+    ("states", "I"),
+    ("ends", "I"),
+    ("wake_bytes", "I"),
+    ("family", "B"),
+    ("dir", "B"),
+    ("whole_life", "B"),
+    ("all", "B"),
     ("filter_pid", "B"),
     ("filter_lport", "B"),
     ("filter_rport", "B"),
-    ("unused", "B"),
-    ("states", "I"),
-    ("wake_bytes", "I"),
+    ("filter_laddr", "B"),
+    ("filter_raddr", "B"),
+    ("filter_comm", "B"),
+    ("filter_uid", "B"),
+    ("filter_netns", "B"),
+    ("filter_cgroup", "B"),
+    ("unused", "7s"),
 )
 
 CONTROL = (
@@ -40,6 +53,12 @@ CONTROL = (
     ("walked", "Q"),
     ("closing", "Q"),
     ("full_ns", "Q"),
+    ("began_ns", "Q"),
+    ("noted", "Q"),
+    ("tool", "Q"),
+    ("round", "Q"),
+    ("any_holder", "Q"),
+    ("last_list", "Q"),
     ("local_ports", "1024Q"),
     ("remote_ports", "1024Q"),
 )
@@ -47,6 +66,37 @@ CONTROL = (
 WALK = (
     ("found", "Q"),
     ("any_holder", "Q"),
+)
+
+STORY = (
+    ("connect_us", "Q"),
+    ("open_us", "Q"),
+    ("close_us", "Q"),
+    ("cgroup", "Q"),
+    ("retrans_bytes", "Q"),
+    ("lost_bytes", "I"),
+    ("unread_bytes", "I"),
+    ("srtt_us", "I"),
+    ("min_rtt_us", "I"),
+    ("retrans", "I"),
+    ("segs_in", "I"),
+    ("segs_out", "I"),
+    ("mss", "I"),
+    ("uid", "I"),
+    ("ppid", "I"),
+    ("netns", "I"),
+    ("error", "H"),
+    ("dir", "B"),
+    ("end", "B"),
+    ("first", "B"),
+    ("before", "B"),
+    ("unused", "6s"),
+    ("cc", "16s"),
+)
+
+CGROUP_EVENT = (
+    ("id", "Q"),
+    ("path", "504s"),
 )
 
 STATE_EVENT = (

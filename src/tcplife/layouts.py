@@ -5,6 +5,14 @@ Their format strings are the specification.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.columns import Column
+
+    Columns = dict[str, Column]
+
 
 class Layout:
     """The shape of a header and a row, as two format strings.
@@ -105,3 +113,49 @@ STATES_CSV = Layout(
     elapsed=_CSV_ELAPSED,
     csv=True,
 )
+
+
+def chosen(
+    columns: Columns, names: Sequence[str], *, wide: bool, csv: bool, born: str
+) -> Layout:
+    """The layout of columns that the user has put together."""
+    forms = [columns[name].wide_form if wide else columns[name].form for name in names]
+    if csv:
+        header = ["%s"] * len(forms)
+        forms = [form.lstrip("%-0123456789") for form in forms]
+        forms = [f"%{form}" if form.endswith("f") else "%s" for form in forms]
+    else:
+        header = [f"%{form[1:-1].split('.')[0]}s" for form in forms]
+        if forms[-1].startswith("%-"):  # no blanks at the end of a line
+            header[-1] = "%s"
+            forms[-1] = "%" + forms[-1].lstrip("%-0123456789")
+    between = "," if csv else " "
+    return Layout(
+        " ".join(names), between.join(header), between.join(forms), born=born, csv=csv
+    )
+
+
+def at_least(columns: Columns, layout: Layout) -> tuple[Columns, Layout]:
+    """The same, with a > before lifespans of which only a part was seen."""
+    columns = dict(columns)
+    names = list(layout.columns)
+    cells = layout.row.split("%")
+    for number, name in enumerate(names):
+        if name not in ("ms", "whole_ms") or layout.csv:
+            continue
+        cell = cells[number + 1]
+        form = cell[: cell.index("f" if "f" in cell else "d") + 1]
+        width = form.split(".")[0].rstrip("fd")
+        precision = form[len(width) :]
+        columns["at_least"] = columns[name].marked(f"%{precision}")
+        names[number] = "at_least"
+        cells[number + 1] = f"{width}s{cell[len(form) :]}"
+    return columns, Layout(
+        " ".join(names),
+        layout.header,
+        "%".join(cells),
+        born=layout.born,
+        time=layout.time,
+        elapsed=layout.elapsed,
+        csv=layout.csv,
+    )

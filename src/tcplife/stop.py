@@ -19,6 +19,9 @@ class Stop:
     def __init__(self, seconds: float | None = None) -> None:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self.fds: dict[int, int] = {}
+        self.asked = False
+        self._signals = -1
+        self._ending: frozenset[int] = frozenset()
 
     def remaining(self, at_most: float) -> float:
         """Seconds to wait, 0 once the time is over."""
@@ -36,6 +39,22 @@ class Stop:
         for number in numbers:
             signal.signal(number, _default_next_time)
         self.fds[reader] = select.EPOLLIN
+        self._signals = reader
+        self._ending = frozenset(numbers)
+
+    def on_request(self, number: signal.Signals) -> None:
+        """Sets `asked` at this signal; to be called before on_signals()."""
+        signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self.asked = True
+
+    def ends(self, fd: int) -> bool:
+        """Whether an event of one of `fds` is the end."""
+        if fd != self._signals:
+            return True
+        # A byte for each signal, that of on_request() included.
+        return not self._ending.isdisjoint(os.read(fd, 512))
 
     def when_unread(self, fd: int) -> None:
         """Ends the trace when a pipe's or terminal's other end is closed."""

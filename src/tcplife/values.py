@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 
+from tcplife.cgroups import container as container
+from tcplife.cgroups import pod as pod
+from tcplife.cgroups import short as short
 from tcplife.events import split_owner
 
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
@@ -87,3 +90,79 @@ def rfc3339(microseconds: int) -> str:
     """UTC date and time of microseconds since 1970, as a JSON string."""
     seconds, fraction = divmod(microseconds, 1000000)
     return f'"{_date_time(seconds)}.{fraction:06d}Z"'
+
+
+# bpf/story.h: enum dir, end and first, by their numbers
+DIRS = (None, "out", "in")
+ENDS = (
+    "open",
+    "closed",
+    "reset-by-peer",
+    "reset-by-us",
+    "refused",
+    "unreachable",
+    "timeout",
+    "given-up",
+    "destroyed",
+)
+FIRSTS = (None, "local", "remote", "both")
+
+BORN = ("traced", "before-trace")
+
+# Durations that are not known.
+_NEVER = (0xFFFFFFFFFFFFFFFF, 0xFFFFFFFF)
+
+
+def ms(microseconds: int) -> float | None:
+    return None if microseconds in _NEVER else microseconds / 1000
+
+
+def ms_text(microseconds: int) -> str | None:
+    return None if microseconds in _NEVER else f"{microseconds / 1000:.2f}"
+
+
+def at_least(text: str, part: bool) -> str:
+    """Marks a duration of which only a part was seen."""
+    return f">{text}" if part else text
+
+
+def rtt(microseconds: int) -> int:
+    """0, for one that was never measured, becomes one that isn't known."""
+    return microseconds or _NEVER[0]
+
+
+def rate(amount: int, microseconds: int) -> int | None:
+    """Bytes a second; null for less than a millisecond, which would mean nothing."""
+    return amount * 1000000 // microseconds if microseconds >= 1000 else None
+
+
+def rate_kib(amount: int, microseconds: int) -> str | None:
+    found = rate(amount, microseconds)
+    return None if found is None else f"{found / 1024:.1f}"
+
+
+def error_name(number: int) -> str | None:
+    import errno
+
+    return errno.errorcode.get(number, str(number)) if number else None
+
+
+def c_text(raw: bytes) -> str | None:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") or None
+
+
+def if_owned(owner: bytes, value: int) -> int | None:
+    """`value` of the owner, where there is one."""
+    return value if split_owner(owner)[0] else None
+
+
+def user_name(uid: int | None) -> str | None:
+    """The name of a user ID, or its number where it has none."""
+    if uid is None:
+        return None
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

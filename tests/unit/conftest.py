@@ -11,10 +11,9 @@ import pytest
 from tcplife import values
 from tcplife.cli import common
 from tcplife.cli import tcplife as command
-from tcplife.columns import SESSION_COLUMNS
-from tcplife.events import SESSION, Batch, Loss
+from tcplife.events import Batch, Loss
 
-from .records import WALL_OFFSET, Session, Show, pack
+from .records import CGROUPS, WALL_OFFSET, Session, Show, pack
 
 # Far enough from UTC, and from whole hours, to be told from it.
 TIME_ZONE = "NPT-5:45"
@@ -26,12 +25,13 @@ def show(monkeypatch: pytest.MonkeyPatch, time_zone: None) -> Show:
         fd = os.memfd_create("rows")
         monkeypatch.setattr(common, "STDOUT", fd)
         given = command._parser().parse_args(options.split())
-        layout = command._layout(given)
-        sink = common.open_lines(given, SESSION, SESSION_COLUMNS, layout)
+        columns, layout, wire = command._shown(given)
+        lookups = {"cgroup_path": CGROUPS.get}
+        sink = common.open_lines(given, wire, columns, layout, lookups)
         step = batch or len(sessions)
         for start in range(0, len(sessions), step):
-            data = pack(*sessions[start : start + step])
-            sink.write(Batch(SESSION, data, WALL_OFFSET, Loss()))
+            data = pack(*sessions[start : start + step], wire=wire)
+            sink.write(Batch(wire, data, WALL_OFFSET, Loss()))
         sink.close()
         written = os.pread(fd, os.fstat(fd).st_size, 0)
         os.close(fd)

@@ -65,7 +65,23 @@ BAD: dict[str, tuple[str, ...]] = {
     "--time=5": ("--time", "5"),
     "--ti": ("--ti", "--time", "--timestamp"),
     "--nonsense": ("--nonsense",),
-    "-x": ("-x",),
+    "-q": ("-q",),
+    "--laddr 10.0.0.0/33": ("--laddr", "10.0.0.0/33"),
+    "--raddr fd00::/8,host": ("--raddr", "host"),
+    "--comm curl,": ("--comm", "curl,"),
+    "-u nobody-of-that-name": ("-u/--uid", "nobody-of-that-name"),
+    "--uid 4294967296": ("-u/--uid", "4294967296"),
+    "--netns no-such-netns": ("--netns", "/run/netns/no-such-netns"),
+    "--cgroup /no/such": ("--cgroup", "/no/such"),
+    "--dir up": ("--dir", "up"),
+    "--end closed,never": ("--end", "never"),
+    "--min-ms -1": ("--min-ms", "-1"),
+    "--min-bytes many": ("--min-bytes", "many"),
+    "--slower-connect nan": ("--slower-connect", "nan"),
+    "-o pid,nonsense": ("-o/--columns", "nonsense"),
+    "-o +": ("-o/--columns", "+"),
+    "-x --json": ("--json", "-x"),
+    "-a --open": ("--open", "-a/--all"),
     "80": ("80",),
     # A bad value is told even where nothing would be traced.
     "--ebpf -p x": ("-p/--pid", "x"),
@@ -120,7 +136,7 @@ def test_all_of_it_is_accepted(
 ) -> None:
     filters = []
     monkeypatch.setattr(
-        common, "trace", lambda _name, _wire, options, _: filters.append(options)
+        common, "trace", lambda _name, _wire, options, _, **__: filters.append(options)
     )
     assert run("-p 1,2 -L 80 -D 1-2 -4 -Ttws -c 5 --duration 2.5 -v") == 0
     assert run("--pid=3 --ipv6 --json --style bt") == 0

@@ -197,7 +197,7 @@ def open_tier(monkeypatch: pytest.MonkeyPatch) -> Open:
         monkeypatch.setattr(FakeProgram, "refused", refused)
         monkeypatch.setattr(FakeProgram, "closed", ())
         library: Any = FakeLibbpf()
-        return tiers.open_tier(library, "tool", lambda _: None)
+        return tiers.open_tier(library, "tool", lambda _: None, attach=True)
 
     best, other = tiers.Tier(1, "much", ""), tiers.Tier(2, "little", ".2")
     monkeypatch.setattr(tiers, "TIERS", (best, other))

@@ -237,6 +237,7 @@ def test_struct_of_small_fields() -> None:
     config.set("family", 6)
     config.set("filter_rport", True)
     config.set("wake_bytes", 1 << 20)
-    values = {name: config.get(name) for name, _ in layout.CONFIG}
+    fields = [name for name, code in layout.CONFIG if not code.endswith("s")]
+    values = {name: config.get(name) for name in fields}
     expected = {"family": 6, "filter_rport": 1, "wake_bytes": 1 << 20}
     assert values == {name: expected.get(name, 0) for name in values}

@@ -21,20 +21,26 @@ struct walk walk = {};
 struct framed_event {
 	__u32 len;
 	__u32 pg_off;
-	struct session_event event;
+	struct event event;
 };
 
 static __always_inline void write_event(struct seq_file *seq, struct parked *it,
-					const struct owner *owner)
+					struct task_struct *holder)
 {
 	struct framed_event framed = {.len = sizeof(framed.event)};
+	struct owner *owner = &framed.event.session.owner;
+	struct owner_more more;
 
 	if (!unpark(it))
 		return;
 	framed.event = it->event;
-	if (owner)
-		framed.event.owner = *owner;
-	if (wanted_pid(framed.event.owner.pid) &&
+	more = it->more;
+	if (holder) {
+		owner_from_task(owner, holder);
+		more_from_task(&more, holder);
+	}
+	tell_owner_more(&framed.event, &more);
+	if (wanted_owner(owner, &more) &&
 	    bpf_seq_write(seq, &framed, sizeof(framed))) {
 		/* No room: the kernel shows this one again at the next read. */
 		it->waiting = 1;
@@ -49,7 +55,6 @@ int name_holders(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct socket *socket;
-	struct owner owner;
 	struct parked *it;
 
 	if (!task || !file)
@@ -61,10 +66,9 @@ int name_holders(struct bpf_iter__task_file *ctx)
 	if (!it || !it->waiting)
 		return 0;
 	if (!walk.any_holder && it->certainty != OWNER_UNKNOWN &&
-	    it->event.owner.pid != task->tgid)
+	    it->event.session.owner.pid != task->tgid)
 		return 0;
-	owner_from_task(&owner, task);
-	write_event(ctx->meta->seq, it, &owner);
+	write_event(ctx->meta->seq, it, task);
 	return 0;
 }
 

@@ -23,13 +23,26 @@ enum {
 
 /* Set once, before loading; the verifier drops what it switches off. */
 struct config {
-	__u32 family; /* 4, 6, or 0 for both */
+	__u64 min_us; /* lifespan */
+	__u64 min_bytes;
+	__u64 slower_us;  /* connect */
+	__u32 states;	  /* a bit a state: changes into or out of these */
+	__u32 ends;	  /* a bit an enum end; 0: any */
+	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
+	__u8 family;	  /* 4, 6, or 0 for both */
+	__u8 dir;	  /* of enum dir; 0: any */
+	__u8 whole_life;  /* min_us counts from the first state */
+	__u8 all;	  /* sessions older than the trace as well */
 	__u8 filter_pid;
 	__u8 filter_lport;
 	__u8 filter_rport;
-	__u8 unused;
-	__u32 states;	  /* a bit a state: changes into or out of these */
-	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
+	__u8 filter_laddr;
+	__u8 filter_raddr;
+	__u8 filter_comm;
+	__u8 filter_uid;
+	__u8 filter_netns;
+	__u8 filter_cgroup;
+	__u8 unused[7];
 };
 
 const volatile struct config config = {};

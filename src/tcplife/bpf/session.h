@@ -30,12 +30,33 @@ struct session_event {
 _Static_assert(sizeof(struct session_event) == 96,
 	       "the ring buffer's stride is a multiple of 8, without padding");
 
+#ifdef STORY
+#include "story.h"
+#endif
+
+struct event {
+	struct session_event session;
+#ifdef STORY
+	struct story story;
+#endif
+};
+
+/* Of the owner, beyond its name. */
+struct owner_more {
+#ifdef STORY
+	__u64 cgroup;
+	__u32 uid;
+	__u32 ppid;
+#endif
+};
+
 /*
  * A session that has ended while somebody may still hold its socket, and it
  * isn't sure who: the process that closes it is the owner.
  */
 struct parked {
-	struct session_event event;
+	struct event event;
+	struct owner_more more;
 	__u32 waiting; /* until one of those that can tell its owner takes it */
 	__u32 certainty;
 };
@@ -53,5 +74,54 @@ static __always_inline bool unpark(struct parked *it)
 {
 	return it->waiting && __sync_val_compare_and_swap(&it->waiting, 1, 0);
 }
+
+#ifdef STORY
+#include "filters.h"
+
+static __always_inline void take_owner_more(struct owner_more *more)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	more->uid = bpf_get_current_uid_gid();
+	more->cgroup = bpf_get_current_cgroup_id();
+	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
+}
+
+static __always_inline void more_from_task(struct owner_more *more,
+					   struct task_struct *task)
+{
+	more->uid = BPF_CORE_READ(task, cred, uid.val);
+	more->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
+}
+
+static __always_inline void tell_owner_more(struct event *event,
+					    const struct owner_more *more)
+{
+	event->story.uid = more->uid;
+	event->story.cgroup = more->cgroup;
+	event->story.ppid = more->ppid;
+}
+#else
+static __always_inline bool wanted_owner(const struct owner *owner,
+					 const struct owner_more *more)
+{
+	return wanted_pid(owner->pid);
+}
+
+static __always_inline void take_owner_more(struct owner_more *more)
+{
+}
+
+static __always_inline void more_from_task(struct owner_more *more,
+					   struct task_struct *task)
+{
+}
+
+static __always_inline void tell_owner_more(struct event *event,
+					    const struct owner_more *more)
+{
+}
+#endif
 
 #endif

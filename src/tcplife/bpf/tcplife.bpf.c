@@ -16,11 +16,21 @@
 struct session {
 	__u64 first_ns; /* the first state seen */
 	__u64 birth_ns; /* the last early one */
+#ifdef STORY
+	__u64 fin_ns; /* the first FIN */
+#endif
+	struct owner_more more;
 	struct owner owner;
 	__u8 certainty;
 	__u8 active; /* opened by connect() */
 	__u8 established;
 	__u8 over; /* has ended, but is still in the map */
+#ifdef STORY
+	__u8 first;
+	__u8 before; /* older than the trace; then `active` is not known */
+	__u8 held;   /* the round of walk.h in which its owner held it */
+	__u8 unused[5];
+#endif
 };
 
 #define RING_BYTES (2 * 1024 * 1024)
@@ -29,21 +39,74 @@ struct session {
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+#ifdef STORY
+#include "telling.h"
+
+static __always_inline bool active(const struct session *session,
+				   const struct tcp_sock *tp, int state)
+{
+	return dir_of(session, tp, state) == DIR_OUT;
+}
+#else
+static __always_inline bool active(const struct session *session,
+				   const struct tcp_sock *tp, int state)
+{
+	return session->active;
+}
+
+static __always_inline bool wanted_story(const struct event *event)
+{
+	return true;
+}
+
+static __always_inline void tell_story(struct event *event,
+				       const struct session *session,
+				       const struct sock *sk,
+				       const struct tcp_sock *tp, int state,
+				       bool open)
+{
+}
+
+static __always_inline bool fin_sent(int state)
+{
+	return state == BPF_TCP_FIN_WAIT1 || state == BPF_TCP_FIN_WAIT2 ||
+	       state == BPF_TCP_CLOSING || state == BPF_TCP_LAST_ACK;
+}
+
+static __always_inline void note_fin(struct sock *sk, int newstate)
+{
+}
+
+static __always_inline bool older_session(struct session *session, int oldstate)
+{
+	return false;
+}
+#endif
+
 static __always_inline bool any_parked(void)
 {
 	return control.parked != control.resolved + control.walked;
 }
 
-static __always_inline struct session_event *reserve(const struct owner *owner)
+/* The current task as the owner; says how sure that is. */
+static __always_inline __u8 own(struct owner *owner, struct owner_more *more,
+				__u8 certainty, __u8 as)
 {
-	struct session_event *event;
+	__u8 now = take_owner(owner, certainty, as);
 
-	if (!wanted_pid(owner->pid))
-		return NULL;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	if (!event)
+	if (now == as)
+		take_owner_more(more);
+	return now;
+}
+
+static __always_inline void send(struct event *event,
+				 const struct owner_more *more)
+{
+	if (!wanted_owner(&event->session.owner, more))
+		return;
+	tell_owner_more(event, more);
+	if (bpf_ringbuf_output(&events, event, sizeof(*event), wake_flags()))
 		__sync_fetch_and_add(&control.lost_events, 1);
-	return event;
 }
 
 /*
@@ -54,17 +117,14 @@ static __always_inline struct session_event *reserve(const struct owner *owner)
 static __always_inline void resolve(struct sock *sk, bool by_task)
 {
 	struct parked *it = bpf_sk_storage_get(&parked, sk, NULL, 0);
-	struct session_event *event;
+	struct session_event *session;
 
 	if (!it || !unpark(it))
 		return;
-	if (by_task || closing_listener_on(it->event.lport))
-		take_owner(&it->event.owner, it->certainty, OWNER_ENDED);
-	event = reserve(&it->event.owner);
-	if (event) {
-		*event = it->event;
-		submit(event);
-	}
+	session = &it->event.session;
+	if (by_task || closing_listener_on(session->lport))
+		own(&session->owner, &it->more, it->certainty, OWNER_ENDED);
+	send(&it->event, &it->more);
 	__sync_fetch_and_add(&control.resolved, 1);
 }
 
@@ -78,61 +138,47 @@ static __always_inline void resolve(struct sock *sk, bool by_task)
 static __always_inline void tell_bytes(struct session_event *event,
 				       const struct session *session,
 				       const struct sock *sk,
-				       const struct tcp_sock *tp, int oldstate)
+				       const struct tcp_sock *tp, int state)
 {
-	bool fin_sent = oldstate == BPF_TCP_FIN_WAIT1 ||
-			oldstate == BPF_TCP_FIN_WAIT2 ||
-			oldstate == BPF_TCP_CLOSING ||
-			oldstate == BPF_TCP_LAST_ACK;
-
 	event->tx_bytes = 0;
 	event->rx_bytes = 0;
 	if (!session->established)
 		return;
-	event->tx_bytes = tp->bytes_acked - session->active -
-			  (fin_sent && tp->snd_una == tp->write_seq);
+	event->tx_bytes = tp->bytes_acked - active(session, tp, state) -
+			  (fin_sent(state) && tp->snd_una == tp->write_seq);
 	event->rx_bytes = tp->bytes_received - has_flag(sk, SOCK_DONE);
 }
 
-static __always_inline void tell(struct session_event *event,
-				 const struct session *session,
-				 const struct sock *sk,
-				 const struct tcp_sock *tp, int oldstate)
+/* state: the one that it is in, if it is still open, or has just left. */
+static __always_inline void
+tell(struct event *event, const struct session *session, const struct sock *sk,
+     const struct tcp_sock *tp, int state, bool open)
 {
+	struct session_event *told = &event->session;
 	__u64 now = bpf_ktime_get_ns();
 
-	event->time_ns = now;
-	event->life_us = (now - session->first_ns) / 1000;
-	event->span_us = (now - session->birth_ns) / 1000;
-	event->owner = session->owner;
+	told->time_ns = now;
+	told->life_us = (now - session->first_ns) / 1000;
+	told->span_us = (now - session->birth_ns) / 1000;
+	told->owner = session->owner;
 	/* tcp_set_state() has given skc_num back by now; inet_sport stays. */
-	event->lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-	event->rport = bpf_ntohs(sk->__sk_common.skc_dport);
-	tell_addresses(event->laddr, event->raddr, sk);
-	tell_bytes(event, session, sk, tp, oldstate);
+	told->lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	told->rport = bpf_ntohs(sk->__sk_common.skc_dport);
+	tell_addresses(told->laddr, told->raddr, sk);
+	tell_bytes(told, session, sk, tp, state);
+	tell_story(event, session, sk, tp, state, open);
 }
 
-static __always_inline void send(const struct session *session,
-				 const struct sock *sk,
-				 const struct tcp_sock *tp, int oldstate)
-{
-	struct session_event *event = reserve(&session->owner);
-
-	if (!event)
-		return;
-	tell(event, session, sk, tp, oldstate);
-	submit(event);
-}
-
-static __always_inline bool park(const struct session *session, struct sock *sk,
-				 const struct tcp_sock *tp, int oldstate)
+static __always_inline bool park(const struct event *event,
+				 const struct session *session, struct sock *sk)
 {
 	struct parked *it;
 
 	it = bpf_sk_storage_get(&parked, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!it)
 		return false;
-	tell(&it->event, session, sk, tp, oldstate);
+	it->event = *event;
+	it->more = session->more;
 	it->certainty = session->certainty;
 	it->waiting = 1;
 	__sync_fetch_and_add(&control.parked, 1);
@@ -148,11 +194,14 @@ static __always_inline void begin(struct sock *sk, bool active,
 		.birth_ns = now,
 		.active = active,
 		.established = established,
+#ifdef STORY
+		.before = established,
+#endif
 	};
 
 	if (by_task)
-		session.certainty =
-			take_owner(&session.owner, OWNER_UNKNOWN, OWNER_ACTED);
+		session.certainty = own(&session.owner, &session.more,
+					OWNER_UNKNOWN, OWNER_ACTED);
 	keep(sk, &session, now);
 }
 
@@ -186,8 +235,8 @@ static __always_inline void on_established(struct sock *sk, int oldstate,
 		session->birth_ns = bpf_ktime_get_ns();
 		if (by_task)
 			session->certainty =
-				take_owner(&session->owner, session->certainty,
-					   OWNER_ACTED);
+				own(&session->owner, &session->more,
+				    session->certainty, OWNER_ACTED);
 	} else if (wanted_lport(sk->__sk_common.skc_num) &&
 		   wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport))) {
 		/* Tracing began within its handshake. */
@@ -203,22 +252,33 @@ static __always_inline void on_closing(struct sock *sk, int newstate)
 
 	session = find(sk);
 	if (session && session->certainty != OWNER_ENDED)
-		session->certainty =
-			take_owner(&session->owner, session->certainty, as);
+		session->certainty = own(&session->owner, &session->more,
+					 session->certainty, as);
+}
+
+static __always_inline bool wanted_session(const struct sock *sk,
+					   const struct tcp_sock *tp)
+{
+	return wanted_family(sk) &&
+	       wanted_lport(bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport)) &&
+	       wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport));
 }
 
 static __always_inline void on_close(struct sock *sk, int oldstate,
 				     bool by_task)
 {
 	struct session *session = find(sk);
+	struct session older;
+	struct event event;
 	struct tcp_sock *tp;
 
-	if (!session)
-		return;
+	if (!session) {
+		if (!older_session(&older, oldstate))
+			return;
+		session = &older;
+	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && wanted_family(sk) &&
-	    wanted_lport(bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport)) &&
-	    wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport))) {
+	if (tp && wanted_session(sk, tp)) {
 		/*
 		 * tcp_abort() (`ss -K`, bpf_sock_destroy()) acts on the socket
 		 * of somebody else, and has set ECONNABORTED by now.
@@ -226,18 +286,20 @@ static __always_inline void on_close(struct sock *sk, int oldstate,
 		if (session->certainty != OWNER_ENDED && by_task &&
 		    sk->sk_err != ECONNABORTED)
 			session->certainty =
-				take_owner(&session->owner, session->certainty,
-					   OWNER_ENDED);
+				own(&session->owner, &session->more,
+				    session->certainty, OWNER_ENDED);
+		tell(&event, session, sk, tp, oldstate, false);
 		/*
 		 * Once its last descriptor is closed (SOCK_DEAD), nobody is
 		 * left to ask; before, the socket may have been passed on since
 		 * the owner was noted.
 		 */
-		if (session->certainty == OWNER_ENDED ||
-		    (session->certainty == OWNER_ACTED &&
-		     has_flag(sk, SOCK_DEAD)) ||
-		    !park(session, sk, tp, oldstate))
-			send(session, sk, tp, oldstate);
+		if (wanted_story(&event) &&
+		    (session->certainty == OWNER_ENDED ||
+		     (session->certainty == OWNER_ACTED &&
+		      has_flag(sk, SOCK_DEAD)) ||
+		     !park(&event, session, sk)))
+			send(&event, &session->more);
 	}
 	forget(sk);
 }
@@ -262,6 +324,10 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 	case BPF_TCP_LAST_ACK:
 		if (by_task)
 			on_closing(sk, newstate);
+		note_fin(sk, newstate);
+		break;
+	case BPF_TCP_CLOSING:
+		note_fin(sk, newstate);
 		break;
 	case BPF_TCP_CLOSE:
 		if (oldstate != BPF_TCP_LISTEN)
@@ -283,3 +349,7 @@ int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 	on_destroy(sk);
 	return 0;
 }
+
+#ifdef STORY
+#include "walk.h"
+#endif

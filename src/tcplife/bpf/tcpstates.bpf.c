@@ -71,18 +71,12 @@ enum verdict {
 
 static __always_inline void send(const struct state_event *event)
 {
-	struct state_event *place;
-
 	if (config.states && !(config.states & (1 << event->states.oldstate |
 						1 << event->states.newstate)))
 		return;
-	place = bpf_ringbuf_reserve(&events, sizeof(*place), 0);
-	if (!place) {
+	if (bpf_ringbuf_output(&events, (void *)event, sizeof(*event),
+			       wake_flags()))
 		__sync_fetch_and_add(&control.lost_events, 1);
-		return;
-	}
-	*place = *event;
-	submit(place);
 }
 
 static __always_inline void hold(struct sock *sk,

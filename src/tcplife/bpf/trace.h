@@ -21,6 +21,12 @@ struct control {
 	__u64 walked;	     /* of these, given their owner by holders.bpf.c */
 	__u64 closing;	     /* tasks that are closing a listener */
 	__u64 full_ns;	     /* when there was no more room in open_sessions */
+	__u64 began_ns;	     /* the trace, for sessions that are older */
+	__u64 noted;	     /* all that were open then are known by now */
+	__u64 tool;	     /* the PID that walks over sockets */
+	__u64 round;	     /* of walks over open files */
+	__u64 any_holder;    /* in this walk */
+	__u64 last_list;     /* what is listed now is not told again */
 	__u64 local_ports[1024]; /* a bit a port */
 	__u64 remote_ports[1024];
 };
@@ -63,9 +69,12 @@ struct {
 	__uint(max_entries, RING_BYTES);
 } events SEC(".maps");
 
+/* Does the current task act on the socket, and for itself? (see walk.h) */
 static __always_inline bool acting(const struct sock *sk)
 {
-	return sk->sk_lock.owned;
+	return sk->sk_lock.owned &&
+	       !(config.all &&
+		 bpf_get_current_pid_tgid() >> 32 == control.tool);
 }
 
 static __always_inline bool has_flag(const struct sock *sk, int flag)
@@ -132,14 +141,13 @@ static __always_inline void keep(struct sock *sk, struct session *session,
 		__sync_fetch_and_add(&control.lost_sessions, 1);
 }
 
-static __always_inline void submit(void *event)
+/* The reader comes by itself many times a second: wake it in need. */
+static __always_inline __u64 wake_flags(void)
 {
-	__u64 flags = BPF_RB_NO_WAKEUP;
-
-	/* The reader comes by itself many times a second: wake it in need. */
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= config.wake_bytes)
-		flags = BPF_RB_FORCE_WAKEUP;
-	bpf_ringbuf_submit(event, flags);
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >=
+			       config.wake_bytes
+		       ? BPF_RB_FORCE_WAKEUP
+		       : BPF_RB_NO_WAKEUP;
 }
 
 #define copy_addr(to, from)                                                    \

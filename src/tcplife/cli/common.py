@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import ceil
 
 import tcplife
 from tcplife.errors import OutputClosed, OutputError, TcplifeError, UsageError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tcplife.events import Wire
     from tcplife.layouts import Layout
     from tcplife.sinks import Sink
-    from tcplife.sinks.rows import Columns
+    from tcplife.sinks.rows import Columns, Lookups
 
 STDOUT = 1
 STDERR = 2
@@ -145,12 +146,26 @@ def add_run_options(parser: Parser) -> None:
 
 
 def filter_from(options: argparse.Namespace) -> Filter:
+    """Of the options there are: some are one tool's only."""
+    given = vars(options)
     return Filter(
         pids=options.pid,
         local_ports=options.localport,
         remote_ports=options.remoteport,
         family=options.family,
-        states=getattr(options, "state", ()),
+        states=given.get("state", ()),
+        local_subnets=given.get("laddr", ()),
+        remote_subnets=given.get("raddr", ()),
+        comms=given.get("comm", ()),
+        uids=given.get("uid", ()),
+        namespaces=given.get("netns", ()),
+        cgroup=given.get("cgroup", ""),
+        direction=given.get("dir", 0),
+        ends=given.get("end", ()),
+        # Rounded up: what is shown is cut.
+        min_us=ceil(given.get("min_ms", 0) * 1000),
+        min_bytes=ceil(given.get("min_bytes", 0)),
+        slower_connect_us=ceil(given.get("slower_connect", 0) * 1000),
     )
 
 
@@ -217,7 +232,7 @@ def columns_help(columns: Columns) -> str:
     lines: dict[str, str] = {}
     for column in columns.values():
         unit = f" [{column.unit}]" if column.unit else ""
-        line = f"  {column.title:<8} {column.meaning}{unit}\n"
+        line = f"  {column.title:<9} {column.meaning}{unit}\n"
         lines.setdefault(column.title, line)
     return "columns:\n" + "".join(lines.values())
 
@@ -232,40 +247,68 @@ def trace(
     name: str,
     wire: Wire,
     options: argparse.Namespace,
-    open_sinks: Callable[[], Sequence[Sink]],
+    open_sinks: Callable[[Lookups], Sequence[Sink]],
+    *,
+    scope: str = "new",
+    whole_life: bool = False,
+    paths: bool = False,
 ) -> None:
     """Traces until it is told to stop. open_sinks: called once tracing has begun."""
     # Only now: this takes its time, which --help and mistakes need not wait for.
     from tcplife.kernel.trace import Trace
 
-    stop = stop_from(options)
-    with Trace(name, wire, filter_from(options)) as tracing:
+    stop = stop_from(options, requests=scope == "all")
+    with Trace(
+        wire,
+        filter_from(options),
+        scope=scope,
+        whole_life=whole_life,
+        paths=paths,
+    ) as tracing:
         if options.verbose:
             tier = tracing.tier
             say(name, f"libbpf {tracing.libbpf_version}")
             say(name, f"tracing, tier {tier.number}: {tier.needs}")
-        pump(name, tracing.batches(stop), open_sinks(), options.count)
+        lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
+        pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
 
 
 def open_lines(
-    options: argparse.Namespace, wire: Wire, columns: Columns, layout: Layout
+    options: argparse.Namespace,
+    wire: Wire,
+    columns: Columns,
+    layout: Layout,
+    lookups: Lookups,
 ) -> Sink:
     """The rows on standard output, as the options want them."""
     if options.json:
-        return json_lines(STDOUT, wire, columns, layout.born)
+        return json_lines(STDOUT, wire, columns, lookups, layout.born)
     return table(
-        STDOUT, wire, columns, layout, time=options.time, elapsed=options.timestamp
+        STDOUT,
+        wire,
+        columns,
+        layout,
+        lookups,
+        time=options.time,
+        elapsed=options.timestamp,
     )
+
+
+def print_text(text: str) -> None:
+    write_all(STDOUT, text.encode())
 
 
 def print_source(name: str) -> None:
     from tcplife.kernel.program import source
 
-    write_all(STDOUT, source(name).encode())
+    print_text(source(name))
 
 
-def stop_from(options: argparse.Namespace) -> Stop:
+def stop_from(options: argparse.Namespace, *, requests: bool) -> Stop:
+    """requests: SIGUSR1 asks for the sessions that are open."""
     stop = Stop(options.duration)
+    if requests:
+        stop.on_request(signal.SIGUSR1)
     stop.on_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     stop.when_unread(STDOUT)
     return stop

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
-from tcplife import layouts
+from tcplife import filters, layouts
+from tcplife import layout as records
 from tcplife.cli import common
-from tcplife.columns import SESSION_COLUMNS
+from tcplife.columns import EXTENDED, SESSION_COLUMNS
 from tcplife.errors import UsageError
-from tcplife.events import SESSION
+from tcplife.events import SESSION, STORY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.columns import Column
+    from tcplife.events import Wire
 
 NAME = "tcplife"
 
@@ -23,6 +30,13 @@ examples:
   tcplife -wT         # wide enough for IPv6, with the time of day
   tcplife -stT        # CSV, with times
   tcplife --json -c 5 # five objects, and leave
+  tcplife -x          # how each began and ended, and what the network did to it
+  tcplife -o +rtt_ms,retrans
+                      # these columns behind the usual ones
+  tcplife --end failed
+                      # what did not end well
+  tcplife -a          # also sessions that are open already, or still at the end
+  tcplife --open -x   # those that are open now, and leave
 """
 
 _STYLES = {
@@ -39,16 +53,83 @@ def main() -> int:
 
 def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
-    layout = _layout(options)
+    if options.columns == "help":
+        common.print_text(_columns_list())
+        return
+    columns, layout, wire = _shown(options)
     if options.ebpf:
-        common.print_source(NAME)
+        common.print_source(wire.sender)
         return
     common.trace(
         NAME,
-        SESSION,
+        wire,
         options,
-        lambda: [common.open_lines(options, SESSION, SESSION_COLUMNS, layout)],
+        lambda lookups: [common.open_lines(options, wire, columns, layout, lookups)],
+        scope=_scope(options),
+        whole_life=layout.born == "life_us",
+        paths=any("cgroup_path" in c.value for c in _used(options, columns, layout)),
     )
+
+
+def _scope(options: argparse.Namespace) -> str:
+    return "open" if options.open else "all" if options.all else "new"
+
+
+def _shown(
+    options: argparse.Namespace,
+) -> tuple[dict[str, Column], layouts.Layout, Wire]:
+    """The columns there are, those to show, and the records that have them."""
+    columns = SESSION_COLUMNS
+    layout = _layout(options)
+    if not options.json and _scope(options) != "new":
+        columns, layout = layouts.at_least(columns, layout)
+    story = (
+        _scope(options) != "new"
+        or common.filter_from(options).needs_story()
+        or any(map(_of_story, _used(options, columns, layout)))
+    )
+    return columns, layout, STORY if story else SESSION
+
+
+def _used(
+    options: argparse.Namespace, columns: dict[str, Column], layout: layouts.Layout
+) -> Iterable[Column]:
+    if options.json:
+        return columns.values()
+    return [columns[name] for name in layout.columns]
+
+
+def _of_story(column: Column) -> bool:
+    """Whether a column needs more than the first part of the record."""
+    words = column.of.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    return any(name in words for name, _ in records.STORY)
+
+
+def _columns_list() -> str:
+    lines = []
+    for name, column in SESSION_COLUMNS.items():
+        if column.key or name == "elapsed":
+            unit = f" [{column.unit}]" if column.unit else ""
+            lines.append(f"{name:<14} {column.meaning}{unit}\n")
+    return "".join(lines)
+
+
+def _column_names(text: str, usual: Sequence[str]) -> list[str]:
+    """The columns in `pid,ms`; behind the usual ones in `+rtt_ms`."""
+    aliases = {
+        column.key: name for name, column in SESSION_COLUMNS.items() if column.key
+    }
+    aliases.update((name, name) for name in (*aliases.values(), "elapsed"))
+    names = [] if not text.startswith("+") else list(usual)
+    for item in text.lstrip("+").lower().split(","):
+        item = item.strip().lstrip("+")
+        if item not in aliases:
+            raise UsageError(
+                f"-o/--columns {text}: {item!r} is not a column;"
+                " `--columns help` lists them"
+            )
+        names.append(aliases[item])
+    return names
 
 
 def _parser() -> common.Parser:
@@ -58,8 +139,22 @@ def _parser() -> common.Parser:
         "\nbytes and lifespan.",
         common.columns_help(SESSION_COLUMNS) + EXAMPLES,
     )
-    common.add_filter_options(parser)
-    common.add_layout_options(parser).add_argument(
+    _add_filters(common.add_filter_options(parser))
+    output = common.add_layout_options(parser)
+    output.add_argument(
+        "-x",
+        "--extended",
+        action="store_true",
+        help="how each session began and ended, and its network (160 columns wide)",
+    )
+    output.add_argument(
+        "-o",
+        "--columns",
+        metavar="NAME,...",
+        default="",
+        help="these columns; +NAME,... adds them to the usual ones; help lists them",
+    )
+    output.add_argument(
         "--style",
         choices=sorted(_STYLES),
         default="bcc",
@@ -67,12 +162,86 @@ def _parser() -> common.Parser:
         " tcplife has them; a lifespan counts from ESTABLISHED, with bt from the"
         " first state, handshake included (default: bcc)",
     )
+    sessions = parser.add_argument_group("sessions")
+    which = sessions.add_mutually_exclusive_group()
+    which.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="sessions that are open already as well, and at exit and on SIGUSR1 those"
+        " that still are; > marks a lifespan of which only a part was seen",
+    )
+    which.add_argument(
+        "--open",
+        action="store_true",
+        help="list the sessions that are open now, and leave",
+    )
     common.add_run_options(parser)
     return parser
 
 
+def _add_filters(group: argparse._ArgumentGroup) -> None:
+    for option, metavar, parse, text in (
+        ("--laddr", "ADDR[/BITS],...", filters.parse_subnets, "local addresses"),
+        ("--raddr", "ADDR[/BITS],...", filters.parse_subnets, "remote addresses"),
+        ("--comm", "NAME,...", filters.parse_comms, "names of the owner's process"),
+        ("-u/--uid", "USER,...", filters.parse_users, "the owner's users"),
+        (
+            "--netns",
+            "NAMESPACE,...",
+            filters.parse_namespaces,
+            "network namespaces: of a PID, a path, a name of ip-netns(8), or self",
+        ),
+        (
+            "--cgroup",
+            "PATH",
+            filters.parse_cgroup,
+            "the owner's cgroup (v2), or one below it",
+        ),
+        ("--dir", "in|out", filters.parse_direction, "accepted here, or connected"),
+        (
+            "--end",
+            "WHAT,...",
+            filters.parse_ends,
+            "how they ended, as END shows it; failed: all but closed",
+        ),
+        ("--min-ms", "N", filters.parse_amount, "that lived at least this long"),
+        ("--min-bytes", "N", filters.parse_amount, "TX and RX in all, at least"),
+        (
+            "--slower-connect",
+            "MS",
+            filters.parse_amount,
+            "whose connect took this long, or failed after it",
+        ),
+    ):
+        group.add_argument(
+            *option.split("/"),
+            metavar=metavar,
+            type=partial(parse, option),
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
 def _layout(options: argparse.Namespace) -> layouts.Layout:
     common.check_json(options)
+    style = _styled(options)
+    if not options.extended and not options.columns:
+        return style
+    if options.json:
+        raise UsageError("--json has all columns: leave out -x and -o")
+    usual = [*style.columns, *EXTENDED] if options.extended else style.columns
+    names = _column_names(options.columns, usual) if options.columns else usual
+    return layouts.chosen(
+        SESSION_COLUMNS,
+        names,
+        wide=options.wide,
+        csv=options.csv,
+        born=style.born,
+    )
+
+
+def _styled(options: argparse.Namespace) -> layouts.Layout:
     if options.csv:
         if options.style != "bcc":
             raise UsageError(f"--style {options.style} has no -s/--csv: leave one out")

@@ -52,8 +52,8 @@ def _command(arguments: Sequence[str]) -> None:
         NAME,
         STATE_CHANGE,
         options,
-        lambda: [
-            common.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout),
+        lambda lookups: [
+            common.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout, lookups),
             *sinks,
         ],
     )

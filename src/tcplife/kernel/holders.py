@@ -8,21 +8,24 @@ with many files, so that it is kept to a small share of one processor.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 
 from tcplife import layout
 from tcplife.kernel.libbpf import Library
-from tcplife.kernel.program import LoadError, Program, Struct, set_config
+from tcplife.kernel.program import (
+    LoadError,
+    Program,
+    Struct,
+    read_iterator,
+    set_config,
+)
 
 # How much of one processor searching may take.
 SHARE = 0.02
 # Seconds between searches that find nothing: at first, and at most.
 PAUSE = 0.1
 PAUSE_MAX = 10.0
-# More than a BPF iterator gives at once (kernel/bpf/bpf_iter.c: eight pages).
-READ_SIZE = 1 << 20
 
 
 class Holders:
@@ -64,9 +67,9 @@ class Holders:
         # Who acted on the socket before, if it still holds it; else, who does.
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)
-            yield from _read(program.iterate("name_holders"))
+            yield from read_iterator(program.iterate("name_holders"))
         if last:
-            yield from _read(program.iterate("write_unheld", "parked"))
+            yield from read_iterator(program.iterate("write_unheld", "parked"))
         self.found = walk.get("found")
         self._unfound = parked - (self.found - before)
         self._pause = PAUSE if self.found > before else min(2 * self._pause, PAUSE_MAX)
@@ -74,11 +77,15 @@ class Holders:
         self._not_before = ended + max(self._pause, (ended - began) / SHARE)
 
     def _load(self) -> Program:
-        program = Program(self._library, "holders")
+        story = self._sessions.name == "tcplife_full"
+        program = Program(self._library, "holders_full" if story else "holders")
         try:
             set_config(program, self._config)
             for name in ("parked", "pids"):
                 program.share_map(name, self._sessions)
+            if story:
+                for name in ("comms", "uids", "cgroups"):
+                    program.share_map(name, self._sessions)
             program.load()
         except LoadError:
             program.close()
@@ -88,18 +95,3 @@ class Holders:
     def close(self) -> None:
         if self._program:
             self._program.close()
-
-
-def _read(fd: int) -> Iterator[memoryview]:
-    """What a BPF iterator writes: whole records, in frames."""
-    try:
-        while True:
-            try:
-                data = os.read(fd, READ_SIZE)
-            except BlockingIOError:  # it has walked a million objects in one go
-                continue
-            if not data:
-                return
-            yield memoryview(data)
-    finally:
-        os.close(fd)

@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tcplife import layout
 from tcplife.kernel.libbpf import IterInfo, IterOptions, Library, OpenOptions, reason
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# More than a BPF iterator gives at once (kernel/bpf/bpf_iter.c: eight pages).
+READ_SIZE = 1 << 20
 BPF_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bpf")
 
 
@@ -30,7 +32,7 @@ class Program:
             elf = file.read()
         self._library = library
         self._links: list[int] = []
-        self._keys: dict[str, Sequence[int]] = {}
+        self._keys: dict[str, Sequence[bytes]] = {}
         options = OpenOptions(ctypes.sizeof(OpenOptions), name.encode())
         self._object = library.bpf_object__open_mem(
             elf, len(elf), ctypes.byref(options)
@@ -71,8 +73,8 @@ class Program:
         # Not libbpf's own mapping, which only its skeletons take to the kernel's.
         return memoryview(mmap.mmap(self.map_fd(".bss"), self.value_size(".bss")))
 
-    def set_keys(self, name: str, keys: Sequence[int]) -> None:
-        """Has load() fill a map that is used as a set with these numbers."""
+    def set_keys(self, name: str, keys: Sequence[bytes]) -> None:
+        """Has load() fill a map that is used as a set with these keys."""
         self._library.bpf_map__set_max_entries(self._map(name), max(1, len(keys)))
         self._keys[name] = keys
 
@@ -82,21 +84,34 @@ class Program:
         value = ctypes.c_uint8(1)
         for name, keys in self._keys.items():
             fd = self.map_fd(name)
-            for key in map(ctypes.c_uint32, keys):
-                if self._library.bpf_map_update_elem(
-                    fd, ctypes.byref(key), ctypes.byref(value), 0
-                ):
+            for key in keys:
+                if self._library.bpf_map_update_elem(fd, key, ctypes.byref(value), 0):
                     raise LoadError(f"{self.name}: map {name}: {reason()}")
 
-    def attach(self) -> None:
-        """Attaches all programs of the object to where their sections say."""
+    def _programs(self) -> Iterator[tuple[int, str]]:
+        """Each program's handle, and the name of its section."""
         program = self._library.bpf_object__next_program(self._object, None)
         while program:
+            yield program, self._library.bpf_program__section_name(program).decode()
+            program = self._library.bpf_object__next_program(self._object, program)
+
+    def leave_out(self, kind: str) -> None:
+        """Has load() leave out the programs whose section begins like this."""
+        for program, section in self._programs():
+            if section.startswith(kind):
+                self._library.bpf_program__set_autoload(program, False)
+
+    def attach(self) -> None:
+        """Attaches the programs to where their sections say; not iterators."""
+        for program, section in self._programs():
+            if section.startswith("iter/") or not self._library.bpf_program__autoload(
+                program
+            ):
+                continue
             link = self._library.bpf_program__attach(program)
             if not link:
                 raise LoadError(f"{self.name}: {reason()}")
             self._links.append(link)
-            program = self._library.bpf_object__next_program(self._object, program)
 
     def detach(self) -> None:
         while self._links:
@@ -156,6 +171,21 @@ def set_config(program: Program, values: Mapping[str, int]) -> None:
     config = Struct(program.initial(".rodata"), layout.CONFIG)
     for name, value in values.items():
         config.set(name, value)
+
+
+def read_iterator(fd: int) -> Iterator[memoryview]:
+    """What a BPF iterator writes: whole records, in frames."""
+    try:
+        while True:
+            try:
+                data = os.read(fd, READ_SIZE)
+            except BlockingIOError:  # it has walked a million objects in one go
+                continue
+            if not data:
+                return
+            yield memoryview(data)
+    finally:
+        os.close(fd)
 
 
 def source(name: str) -> str:

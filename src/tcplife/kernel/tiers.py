@@ -29,11 +29,15 @@ TIERS = (Tier(1, "tp_btf, socket storage, ring buffer (Linux 5.12)", ""),)
 
 
 def open_tier(
-    library: Library, name: str, set_up: Callable[[Program], None]
+    library: Library,
+    name: str,
+    set_up: Callable[[Program], None],
+    *,
+    attach: bool,
 ) -> tuple[Tier, Program]:
     """The best tier that this host allows, with its program loaded and attached.
 
-    name: the tool's; set_up: called with the program before it is loaded.
+    name: the object's; set_up: called with the program before it is loaded.
     Raises UnavailableError, with the reason and the remedy.
     """
     failures = []
@@ -43,7 +47,8 @@ def open_tier(
             try:
                 set_up(program)
                 program.load()
-                program.attach()
+                if attach:
+                    program.attach()
             except LoadError:
                 program.close()
                 raise

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tcplife.events import Batch, Wire
     from tcplife.layouts import Layout
     from tcplife.sinks import Sink
-    from tcplife.sinks.rows import Columns, Rows
+    from tcplife.sinks.rows import Columns, Lookups, Rows
 
 
 class Lines:
@@ -34,13 +34,22 @@ class Lines:
 
 
 def table(
-    fd: int, wire: Wire, columns: Columns, layout: Layout, *, time: bool, elapsed: bool
+    fd: int,
+    wire: Wire,
+    columns: Columns,
+    layout: Layout,
+    lookups: Lookups,
+    *,
+    time: bool,
+    elapsed: bool,
 ) -> Sink:
     """A table or CSV, its header first."""
-    rows = compile_rows(wire, columns, layout, time, elapsed)
+    rows = compile_rows(wire, columns, layout, time, elapsed, lookups)
     return Lines(fd, rows, header(columns, layout, time, elapsed))
 
 
-def json_lines(fd: int, wire: Wire, columns: Columns, born: str = "") -> Sink:
+def json_lines(
+    fd: int, wire: Wire, columns: Columns, lookups: Lookups, born: str = ""
+) -> Sink:
     """An object a line; `born` is the field that is the lifespan."""
-    return Lines(fd, compile_json(wire, columns, born))
+    return Lines(fd, compile_json(wire, columns, born, lookups))

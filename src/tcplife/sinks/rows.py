@@ -8,7 +8,7 @@ unpacked, and what repeats from row to row is made into text once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tcplife import text, values
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tcplife.layouts import Layout
 
     Columns = dict[str, Column]
-    Cell = tuple[str, str, str, str]  # of, value, memo (columns.py), format
+    # of, value, memo (columns.py), format; the value may be None though not remembered
+    Cell = tuple[str, str, str, str, bool]
+    Lookups = Mapping[str, Callable[[Any], Any]]
 
     # (framed records, wall_offset, start_us) -> their lines
     Rows = Callable[[memoryview, int, int], str]
@@ -54,29 +56,39 @@ def header(
 
 
 def compile_rows(
-    wire: Wire, columns: Columns, layout: Layout, with_time: bool, with_elapsed: bool
+    wire: Wire,
+    columns: Columns,
+    layout: Layout,
+    with_time: bool,
+    with_elapsed: bool,
+    lookups: Lookups,
 ) -> Rows:
-    """The function for a table or CSV."""
+    """The function for a table or CSV.
+
+    lookups: functions that columns use, but which only the traced host can answer.
+    """
     names = ["time"] * with_time + ["elapsed"] * with_elapsed + layout.columns
     form = layout.time[1] * with_time + layout.elapsed[1] * with_elapsed + layout.row
     show = _csv_text if layout.csv else _table_text
     shown = [columns[name] for name in names]
     cells = [
-        (column.of, column.value, column.memo, cell)
+        (column.of, column.value, column.memo, cell, column.nullable)
         for column, cell in zip(shown, _CELL.findall(form + "\n"), strict=True)
     ]
-    return _compile(wire, "", cells, show, layout.born)
+    return _compile(wire, "", cells, show, layout.born, lookups)
 
 
-def compile_json(wire: Wire, columns: Columns, born: str) -> Rows:
+def compile_json(wire: Wire, columns: Columns, born: str, lookups: Lookups) -> Rows:
     """The function for JSON objects, a line each."""
     shown = [column for column in columns.values() if column.key]
     ends = [f', "{column.key}": ' for column in shown[1:]] + ["}\n"]
     cells = [
-        (column.json_of, column.json_value, column.memo, "%s" + end)
+        (column.json_of, column.json_value, column.memo, "%s" + end, column.nullable)
         for column, end in zip(shown, ends, strict=True)
     ]
-    return _compile(wire, f'{{"{shown[0].key}": ', cells, text.json_value, born)
+    return _compile(
+        wire, f'{{"{shown[0].key}": ', cells, text.json_value, born, lookups
+    )
 
 
 def _table_text(value: Any) -> Any:
@@ -99,11 +111,12 @@ def _compile(
     cells: list[Cell],
     show: Callable[[Any], Any],
     born: str,
+    lookups: Lookups,
 ) -> Rows:
     """start: what a line begins with."""
-    names: dict[str, Any] = {**vars(values), "show": show}
+    names: dict[str, Any] = {**vars(values), **lookups, "show": show}
     pieces = []
-    for number, (of, value, memo, cell) in enumerate(_merged(cells)):
+    for number, (of, value, memo, cell, _) in enumerate(_merged(cells)):
         names[f"cell{number}"] = cell
         names[f"memo{number}"] = Memo(
             _evaluate(f"lambda key: cell{number} % ({value})", names)
@@ -135,13 +148,13 @@ def _merged(cells: list[Cell]) -> list[Cell]:
     The values become expressions for the right side of a %.
     """
     merged: list[Cell] = []
-    for of, value, memo, cell in cells:
-        shown = f"(show({value}),)" if memo == "True" else f"({value})"
-        if memo == "True" and merged and merged[-1][0::2] == (of, memo):
-            _, before, _, start = merged.pop()
-            merged.append((of, f"{before} + {shown}", memo, start + cell))
+    for of, value, memo, cell, nullable in cells:
+        shown = f"(show({value}),)" if memo == "True" or nullable else f"({value})"
+        if memo == "True" and merged and merged[-1][0:3:2] == (of, memo):
+            _, before, _, start, _ = merged.pop()
+            merged.append((of, f"{before} + {shown}", memo, start + cell, nullable))
         else:
-            merged.append((of, shown, memo, cell))
+            merged.append((of, shown, memo, cell, nullable))
     return merged
 
 

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Telling a session's whole story (story.h), from its start to its end. */
+#ifndef TCPLIFE_TELLING_H
+#define TCPLIFE_TELLING_H
+
+#include "session.h"
+
+static __always_inline bool fin_sent(int state)
+{
+	return state == BPF_TCP_FIN_WAIT1 || state == BPF_TCP_FIN_WAIT2 ||
+	       state == BPF_TCP_CLOSING || state == BPF_TCP_LAST_ACK;
+}
+
+/*
+ * Whether a session is ours (DIR_OUT). One that is older than the trace shows
+ * it in its counters: bytes_acked takes in the SYN where we connected, and
+ * bytes_sent never does (net/ipv4/tcp_output.c, __tcp_transmit_skb()).
+ */
+static __always_inline __u8 dir_of(const struct session *session,
+				   const struct tcp_sock *tp, int state)
+{
+	__u64 excess;
+
+	if (!session->before)
+		return session->active ? DIR_OUT : DIR_IN;
+	if (!session->established)
+		return DIR_UNKNOWN;
+	excess = tp->bytes_acked + (__u32)(tp->snd_nxt - tp->snd_una) -
+		 (tp->bytes_sent - tp->bytes_retrans) -
+		 (fin_sent(state) && tp->snd_nxt == tp->write_seq);
+	if (excess > 1)
+		return DIR_UNKNOWN;
+	return excess ? DIR_OUT : DIR_IN;
+}
+
+static __always_inline void tell_times(struct story *story,
+				       const struct session *session,
+				       const struct session_event *told)
+{
+	__u64 close_us = 0;
+
+	story->connect_us = -1;
+	story->open_us = told->life_us;
+	if (session->active && !session->before) {
+		story->connect_us = told->life_us;
+		story->open_us = 0;
+		if (session->established) {
+			story->connect_us -= told->span_us;
+			story->open_us = told->span_us;
+		}
+	}
+	if (session->fin_ns)
+		close_us = (told->time_ns - session->fin_ns) / 1000;
+	/* They are cut to microseconds, each, but have to add up. */
+	if (close_us > story->open_us)
+		close_us = story->open_us;
+	story->open_us -= close_us;
+	story->close_us = close_us;
+}
+
+static __always_inline void tell_network(struct story *story,
+					 const struct session *session,
+					 const struct sock *sk,
+					 const struct tcp_sock *tp, int state)
+{
+	const struct tcp_congestion_ops *ca;
+
+	story->srtt_us = tp->srtt_us >> 3;
+	story->min_rtt_us = tp->rtt_min.s[0].v;
+	story->retrans = tp->total_retrans;
+	story->retrans_bytes = tp->bytes_retrans;
+	story->segs_in = tp->segs_in;
+	story->segs_out = tp->segs_out;
+	story->mss = tp->mss_cache;
+	story->lost_bytes = 0;
+	story->unread_bytes = 0;
+	if (session->established) {
+		__u32 unread = tp->rcv_nxt - tp->copied_seq;
+
+		story->lost_bytes = tp->write_seq - tp->snd_una;
+		/* Our FIN, and the peer's, each take a sequence number. */
+		if (story->lost_bytes && fin_sent(state))
+			story->lost_bytes--;
+		if (unread && has_flag(sk, SOCK_DONE))
+			unread--;
+		story->unread_bytes = unread;
+	}
+	/* Read with a helper: see owner_from_task(). */
+	ca = BPF_CORE_READ(tp, inet_conn.icsk_ca_ops);
+	BPF_CORE_READ_STR_INTO(&story->cc, ca, name);
+	story->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+}
+
+static __always_inline __u8 first_of(const struct session *session, int state,
+				     __u8 end)
+{
+	if (session->first)
+		return session->first;
+	/* Its FIN was before the trace. */
+	if (state == BPF_TCP_LAST_ACK || state == BPF_TCP_CLOSE_WAIT)
+		return FIRST_REMOTE;
+	if (fin_sent(state))
+		return state == BPF_TCP_CLOSING ? FIRST_BOTH : FIRST_LOCAL;
+	if (end == END_RESET_BY_US)
+		return FIRST_LOCAL;
+	return end == END_RESET_BY_PEER ? FIRST_REMOTE : FIRST_UNKNOWN;
+}
+
+/* state: the one that it is in, or has just left. */
+static __always_inline void tell_story(struct event *event,
+				       const struct session *session,
+				       const struct sock *sk,
+				       const struct tcp_sock *tp, int state,
+				       bool open)
+{
+	struct story *story = &event->story;
+
+	__builtin_memset(story, 0, sizeof(*story));
+	story->error = open ? 0 : sk->sk_err;
+	story->end = open ? END_OPEN : end_of(state, story->error);
+	story->dir = dir_of(session, tp, state);
+	story->first = first_of(session, state, story->end);
+	story->before = session->before;
+	tell_times(story, session, &event->session);
+	tell_network(story, session, sk, tp, state);
+}
+
+static __always_inline void note_fin(struct sock *sk, int newstate)
+{
+	struct session *session = find(sk);
+
+	if (!session)
+		return;
+	if (newstate == BPF_TCP_CLOSING)
+		session->first = FIRST_BOTH;
+	if (session->fin_ns)
+		return;
+	session->fin_ns = bpf_ktime_get_ns();
+	session->first =
+		newstate == BPF_TCP_FIN_WAIT1 ? FIRST_LOCAL : FIRST_REMOTE;
+}
+
+static __always_inline void begin_older(struct session *session, int state)
+{
+	__builtin_memset(session, 0, sizeof(*session));
+	session->first_ns = control.began_ns;
+	session->birth_ns = control.began_ns;
+	session->established =
+		state != BPF_TCP_SYN_SENT && state != BPF_TCP_SYN_RECV;
+	session->before = 1;
+}
+
+/* One that ends before the walk over all sockets has come to it. */
+static __always_inline bool older_session(struct session *session, int oldstate)
+{
+	if (!config.all || control.noted)
+		return false;
+	begin_older(session, oldstate);
+	return true;
+}
+
+#endif
