@@ -13,7 +13,7 @@ MULTIARCH := $(shell $(CC) -print-multiarch)
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter \
 	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
 
-.PHONY: bpf format clean
+.PHONY: bpf man format clean
 bpf: $(OBJECTS) src/tcplife/layout.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
@@ -29,6 +29,10 @@ src/tcplife/layout.py: $(OBJECTS)
 		$(BPF)/tcplife_full.bpf.o:story \
 		$(BPF)/cgroups.bpf.o:cgroup_event \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
+
+man:
+	PYTHONPATH=src $(PYTHON) scripts/man.py tcplife > docs/tcplife.8
+	PYTHONPATH=src $(PYTHON) scripts/man.py tcpstates > docs/tcpstates.8
 
 format:
 	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h benchmarks/*.c

@@ -1,3 +1,55 @@
-"""tcplife: the TCP sessions of a host, their owners, bytes and lifespans."""
+"""tcplife: the TCP sessions of a host, their owners, bytes and lifespans.
+
+import tcplife
+
+with tcplife.trace(remote_ports=[443], timeout=60) as sessions:
+    for session in sessions:
+        print(session.comm, session.raddr, session.end, session.ms)
+"""
+
+from __future__ import annotations
+
+from tcplife.errors import OutputClosed, OutputError, TcplifeError, UnavailableError
+from tcplife.errors import UsageError as UsageError
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tcplife.api import (
+        FakeSource,
+        Session,
+        StateChange,
+        Trace,
+        open_sessions,
+        trace,
+        trace_states,
+    )
+    from tcplife.events import Loss
+
+__all__ = [
+    "FakeSource",
+    "Loss",
+    "OutputClosed",
+    "OutputError",
+    "Session",
+    "StateChange",
+    "TcplifeError",
+    "Trace",
+    "UnavailableError",
+    "UsageError",
+    "open_sessions",
+    "trace",
+    "trace_states",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Not at once: the commands, which have to start at once, do without it.
+    if name in __all__:
+        from tcplife import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'tcplife' has no attribute {name!r}")

@@ -21,6 +21,7 @@ class Column:
     """key: in JSON; empty for a column of tables only.
 
     json_of, json_value: what JSON shows, where that isn't what tables show.
+    object_value: what the Python API has, of json_of; where that isn't as in JSON.
     form: how tables show it that the user puts together (-x, -o), and its title;
     wide_form: with -w. nullable: a value that isn't always remembered may be None.
     """
@@ -33,6 +34,7 @@ class Column:
         "meaning",
         "memo",
         "nullable",
+        "object_value",
         "of",
         "title",
         "unit",
@@ -51,6 +53,7 @@ class Column:
         memo: str = "True",
         json_of: str = "",
         json_value: str = "",
+        object_value: str = "",
         form: str = "%s",
         wide_form: str = "",
         nullable: bool = False,
@@ -64,6 +67,7 @@ class Column:
         self.memo = memo
         self.json_of = json_of or of
         self.json_value = json_value or value
+        self.object_value = object_value or self.json_value
         self.form = form
         self.wide_form = wide_form or form
         self.nullable = nullable
@@ -94,6 +98,7 @@ SESSION_COLUMNS = {
         memo="False",
         json_of="(time_ns + wall_offset) // 1000",
         json_value="rfc3339(key)",
+        object_value="moment(key)",
         form="%-8s",
     ),
     "elapsed": Column(
@@ -505,6 +510,7 @@ STATE_COLUMNS = {
         meaning="the socket's address in the kernel, which tells sockets apart",
         of="skaddr",
         json_value="hex_text(key)",
+        object_value="key",
     ),
     "c_pid": Column(
         title="C-PID",
@@ -556,6 +562,7 @@ STATE_COLUMNS = {
         memo="span_us < 4096",
         json_of="-1 if first else span_us",
         json_value="span_json(key)",
+        object_value="None if key < 0 else key / 1000",
     ),
 }
 

@@ -58,6 +58,10 @@ class Loss:
         self.sessions = sessions
         self.unresolved = unresolved
 
+    def __repr__(self) -> str:
+        fields = (f"{name}={getattr(self, name)}" for name in self.__slots__)
+        return f"Loss({', '.join(fields)})"
+
     def total(self) -> int:
         return self.events + self.sessions + self.unresolved
 

@@ -49,6 +49,10 @@ class Stop:
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
 
+    def now(self) -> None:
+        """Ends the trace; from any thread."""
+        self._deadline = time.monotonic()
+
     def ends(self, fd: int) -> bool:
         """Whether an event of one of `fds` is the end."""
         if fd != self._signals:

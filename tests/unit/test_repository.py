@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import tcplife
+from tcplife.columns import SESSION_COLUMNS
+from tcplife.values import ENDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(tcplife.__file__).parent
@@ -82,3 +84,29 @@ def test_only_tracing_needs_the_kernel_package() -> None:
     assert "tcplife.sinks.lines" in modules
     assert {name for name in modules if name.startswith("tcplife.kernel")} == set()
     assert "ctypes" not in modules
+
+
+@pytest.mark.parametrize("name", ["tcplife", "tcpstates"])
+def test_man_pages_say_what_the_commands_do(name: str) -> None:
+    """`make man` writes them."""
+    page = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/man.py"), name],
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (ROOT / f"docs/{name}.8").read_text() == page
+
+
+def test_each_field_says_how_exact_it_is() -> None:
+    text = (ROOT / "docs/fields.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", text.partition("## end")[0], re.MULTILINE)
+    told = [name.strip("`") for row in rows for name in row.split(", ")]
+    keys = [column.key for column in SESSION_COLUMNS.values() if column.key]
+    assert sorted(told) == sorted(keys)
+
+
+def test_each_end_is_explained() -> None:
+    text = (ROOT / "docs/fields.md").read_text().partition("## end")[2]
+    assert set(re.findall(r"^\| `([^`]*)` \|", text, re.MULTILINE)) >= set(ENDS)

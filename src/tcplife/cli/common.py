@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from math import ceil
 
 import tcplife
 from tcplife.errors import OutputClosed, OutputError, TcplifeError, UsageError
 from tcplife.events import Batch, Loss
-from tcplife.filters import Filter, parse_pids, parse_ports
+from tcplife.filters import Filter, microseconds, parse_pids, parse_ports
 from tcplife.sinks.lines import json_lines, table
 from tcplife.sinks.output import write_all
 from tcplife.stop import Stop
@@ -162,10 +161,9 @@ def filter_from(options: argparse.Namespace) -> Filter:
         cgroup=given.get("cgroup", ""),
         direction=given.get("dir", 0),
         ends=given.get("end", ()),
-        # Rounded up: what is shown is cut.
-        min_us=ceil(given.get("min_ms", 0) * 1000),
-        min_bytes=ceil(given.get("min_bytes", 0)),
-        slower_connect_us=ceil(given.get("slower_connect", 0) * 1000),
+        min_us=microseconds(given.get("min_ms", 0)),
+        min_bytes=int(given.get("min_bytes", 0)),
+        slower_connect_us=microseconds(given.get("slower_connect", 0)),
     )
 
 

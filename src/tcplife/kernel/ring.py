@@ -70,6 +70,7 @@ class MappedRing:
 
     def close(self) -> None:
         """The maps go with the last batch that somebody still has."""
+        self.__dict__.clear()
 
 
 class LibraryRing:

@@ -78,6 +78,7 @@ class Trace:
         self._ring_fd = self._program.map_fd("events")
         size = self._program.map_size("events")
         self._ring = open_ring(self._library, self._ring_fd, size, wire.stride)
+        self._closed = False
         self._loss = Loss()
         self._wall_offset = 0
         if wanted.cgroup or paths:
@@ -96,11 +97,19 @@ class Trace:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self._ring.close()
         if self._holders:
             self._holders.close()
         if self._cgroups:
             self._cgroups.close()
+        self._variables.release()
         self._program.close()
 
     @property

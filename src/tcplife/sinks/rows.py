@@ -127,11 +127,7 @@ def _compile(
             piece = direct if memo == "False" else f"{piece} if {memo} else {direct}"
         pieces.append("{" + piece + "}")
     line = f"f{start.replace('{', '{{') + ''.join(pieces)!r}"
-    used = [
-        name
-        for name in wire.fields
-        if re.search(rf"\b{name}\b", line) or (name == born and "born_us" in line)
-    ]
+    used = fields_of(wire, line, born)
     names["unpack"] = wire.unpacker(used).iter_unpack
     targets = "".join("born_us, " if name == born else f"{name}, " for name in used)
     rows: Rows = _evaluate(
@@ -140,6 +136,15 @@ def _compile(
         names,
     )
     return rows
+
+
+def fields_of(wire: Wire, line: str, born: str) -> list[str]:
+    """The record's fields that an expression uses; `born` stands for born_us."""
+    return [
+        name
+        for name in wire.fields
+        if re.search(rf"\b{name}\b", line) or (name == born and "born_us" in line)
+    ]
 
 
 def _merged(cells: list[Cell]) -> list[Cell]:

@@ -1,0 +1,54 @@
+"""From framed records to objects, by the same columns as rows are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+
+from tcplife import values
+from tcplife.events import Wire
+from tcplife.sinks.rows import Memo, fields_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    from tcplife.sinks.rows import Columns, Lookups
+
+    Record = TypeVar("Record")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def compile_records(
+    wire: Wire,
+    columns: Columns,
+    kind: Callable[..., Record],
+    born: str,
+    lookups: Lookups,
+) -> Callable[[memoryview, int], Sequence[Record]]:
+    """A function of framed records and wall_offset; see sinks/rows.py.
+
+    kind: is called with the columns that have a key, by that.
+    """
+    names: dict[str, Any] = {**vars(values), **lookups, "kind": kind, "moment": moment}
+    arguments = []
+    for number, column in enumerate(c for c in columns.values() if c.key):
+        of, value = column.json_of, column.object_value
+        if column.memo == "True" and value != "key":
+            make = eval(f"lambda key: {value}", names)  # noqa: S307
+            names[f"memo{number}"] = Memo(make)
+            arguments.append(f"{column.key}=memo{number}[{of}]")
+        else:
+            arguments.append(f"{column.key}={value.replace('key', f'({of})')}")
+    line = ", ".join(arguments)
+    used = fields_of(wire, line, born)
+    names["unpack"] = wire.unpacker(used).iter_unpack
+    targets = "".join("born_us, " if name == born else f"{name}, " for name in used)
+    source = f"lambda data, wall_offset: [kind({line}) for {targets} in unpack(data)]"
+    made: Callable[[memoryview, int], Sequence[Record]] = eval(source, names)  # noqa: S307
+    return made
