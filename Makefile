@@ -8,25 +8,38 @@ PYTHON ?= python3
 
 BPF := src/tcplife/bpf
 OBJECTS := $(patsubst %.c,%.o,$(wildcard $(BPF)/*.bpf.c))
+# The tiers for older kernels; see bpf/tier.h.
+OLDER := $(foreach tier,2 3 4,$(patsubst %,$(BPF)/%_$(tier).bpf.o,\
+	tcplife tcplife_full tcpstates))
 # clang's bpf target does not look where Debian keeps <asm/types.h>.
 MULTIARCH := $(shell $(CC) -print-multiarch)
-BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter \
+BPF_CFLAGS := -target bpf -O2 -g -Wall -Wextra -Wno-unused-parameter \
 	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
+BUILD = $(CLANG) $(BPF_CFLAGS) -c $< -o $@ && $(STRIP) -g $@
 
 .PHONY: bpf man format clean
-bpf: $(OBJECTS) src/tcplife/layout.py
+bpf: $(OBJECTS) $(OLDER) src/tcplife/layout.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
-.PHONY: $(OBJECTS) src/tcplife/layout.py
+.PHONY: $(OBJECTS) $(OLDER) src/tcplife/layout.py
+# Atomic compare and exchange takes Linux 5.12.
+$(OBJECTS): BPF_CFLAGS += -mcpu=v3
 $(OBJECTS): %.o: %.c
-	$(CLANG) $(BPF_CFLAGS) -c $< -o $@
-	$(STRIP) -g $@
+	$(BUILD)
+$(OLDER): BPF_CFLAGS += -mcpu=v2
+$(filter %_2.bpf.o,$(OLDER)): $(BPF)/%_2.bpf.o: $(BPF)/%.bpf.c
+	$(BUILD:-c=-DTIER=2 -c)
+$(filter %_3.bpf.o,$(OLDER)): $(BPF)/%_3.bpf.o: $(BPF)/%.bpf.c
+	$(BUILD:-c=-DTIER=3 -c)
+$(filter %_4.bpf.o,$(OLDER)): $(BPF)/%_4.bpf.o: $(BPF)/%.bpf.c
+	$(BUILD:-c=-DTIER=4 -c)
 
-src/tcplife/layout.py: $(OBJECTS)
+src/tcplife/layout.py: $(OBJECTS) $(OLDER)
 	$(PYTHON) scripts/layout.py \
-		$(BPF)/tcplife.bpf.o:owner,session_event,config,control \
+		$(BPF)/tcplife.bpf.o:owner,session_event,config,counts,control \
 		$(BPF)/holders.bpf.o:walk \
-		$(BPF)/tcplife_full.bpf.o:story \
+		$(BPF)/tcplife_2.bpf.o:parked \
+		$(BPF)/tcplife_full.bpf.o:story,owner_more \
 		$(BPF)/cgroups.bpf.o:cgroup_event \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
 

@@ -45,17 +45,20 @@ CONFIG = (
     ("unused", "7s"),
 )
 
-CONTROL = (
+COUNTS = (
     ("lost_events", "Q"),
     ("lost_sessions", "Q"),
     ("parked", "Q"),
     ("resolved", "Q"),
-    ("walked", "Q"),
     ("closing", "Q"),
     ("full_ns", "Q"),
+    ("tool", "Q"),
+)
+
+CONTROL = (
+    ("walked", "Q"),
     ("began_ns", "Q"),
     ("noted", "Q"),
-    ("tool", "Q"),
     ("round", "Q"),
     ("any_holder", "Q"),
     ("last_list", "Q"),
@@ -66,6 +69,14 @@ CONTROL = (
 WALK = (
     ("found", "Q"),
     ("any_holder", "Q"),
+)
+
+PARKED = (
+    ("event", "96s"),
+    ("more", "0s"),
+    ("waiting", "I"),
+    ("certainty", "I"),
+    ("inode", "Q"),
 )
 
 STORY = (
@@ -92,6 +103,12 @@ STORY = (
     ("before", "B"),
     ("unused", "6s"),
     ("cc", "16s"),
+)
+
+OWNER_MORE = (
+    ("cgroup", "Q"),
+    ("uid", "I"),
+    ("ppid", "I"),
 )
 
 CGROUP_EVENT = (

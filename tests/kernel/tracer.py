@@ -17,8 +17,10 @@ from typing import IO, NamedTuple
 
 from .scenarios import End, Key
 
-OURS = (sys.executable, "-m", "tcplife")
-STATES = (sys.executable, "-m", "tcplife.cli.tcpstates")
+# Forced, to run the same tests on each tier that a kernel has.
+TIER = ("--tier", os.environ["TCPLIFE_TIER"]) if "TCPLIFE_TIER" in os.environ else ()
+OURS = (sys.executable, "-m", "tcplife", *TIER)
+STATES = (sys.executable, "-m", "tcplife.cli.tcpstates", *TIER)
 PEER = "/usr/sbin/tcplife"
 PATIENCE = 15.0
 

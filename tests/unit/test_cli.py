@@ -178,7 +178,10 @@ def test_ebpf_prints_the_source(run: Run, capfd: pytest.CaptureFixture[str]) -> 
     out, err = capfd.readouterr()
     assert err == ""
     assert "SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause" in out
-    assert 'SEC("tp_btf/inet_sock_set_state")' in out
+    assert 'TRACEPOINT("inet_sock_set_state")' in out
+    assert "#define TIER 1" in out
+    assert run("--ebpf --tier 3") == 0
+    assert capfd.readouterr().out == "#define TIER 3\n" + out
     assert "struct session_event {" in out
     assert '#include "' not in out
 

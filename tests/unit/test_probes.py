@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tcplife.errors import UnavailableError
-from tcplife.kernel import probes, tiers
+from tcplife.kernel import privileges, probes, tiers
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError
 
@@ -30,7 +30,7 @@ class FakeHost:
         self._btf = folder / "vmlinux"
         self._btf.touch()
         patch.setattr(probes, "LOCKDOWN", str(self._lockdown))
-        patch.setattr(probes, "BTF", str(self._btf))
+        patch.setattr(probes, "KERNEL", str(self._btf))
         self.capabilities(ALL)
         self.bpf_syscall(0)
 
@@ -42,7 +42,7 @@ class FakeHost:
                 return io.StringIO(text)
             return open(path, **options)  # type: ignore[call-overload,no-any-return]
 
-        self._patch.setattr(probes, "open", fake_open, raising=False)
+        self._patch.setattr(privileges, "open", fake_open, raising=False)
 
     def bpf_syscall(self, code: int) -> None:
         """code: the errno of bpf(2), 0 if it works."""
@@ -76,7 +76,7 @@ def explain() -> str:
 
 def test_nothing_is_missing(host: FakeHost) -> None:
     told = explain()
-    assert "Linux 5.12 or newer with BTF is needed" in told
+    assert "does not take the programs; --check says what is missing" in told
     assert "(tier 1: tcplife: Operation not permitted; first)" in told
 
 
@@ -122,7 +122,7 @@ def test_refused_syscall(code: int, told: str, host: FakeHost) -> None:
 
 def test_no_btf(host: FakeHost) -> None:
     host.no_btf()
-    assert "the kernel has no BTF; use one" in explain()
+    assert "the kernel has no BTF; give it with --btf FILE" in explain()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ class FakeProgram:
     refused: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
 
-    def __init__(self, library: object, name: str) -> None:
+    def __init__(self, library: object, name: str, btf: str | None) -> None:
         self.name = name
 
     def load(self) -> None:
@@ -186,35 +186,37 @@ class FakeLibbpf:
     complaints = ("libbpf's warning",)
 
 
-Open = Callable[..., tuple[tiers.Tier, Any]]
+Open = Callable[..., tiers.Opened]
 
 
 @pytest.fixture
 def open_tier(monkeypatch: pytest.MonkeyPatch) -> Open:
     """Of two tiers; the arguments are the objects that the host refuses."""
 
-    def opened(*refused: str) -> tuple[tiers.Tier, Any]:
+    def opened(*refused: str) -> tiers.Opened:
         monkeypatch.setattr(FakeProgram, "refused", refused)
         monkeypatch.setattr(FakeProgram, "closed", ())
         library: Any = FakeLibbpf()
-        return tiers.open_tier(library, "tool", lambda _: None, attach=True)
+        return tiers.open_tier(library, "tool", lambda *_: None, tiers=two)
 
-    best, other = tiers.Tier(1, "much", ""), tiers.Tier(2, "little", ".2")
-    monkeypatch.setattr(tiers, "TIERS", (best, other))
+    two = (tiers.Tier(1, "much"), tiers.Tier(2, "little"))
     monkeypatch.setattr(tiers, "Program", FakeProgram)
     return opened
 
 
 def test_the_best_tier_that_loads_is_taken(open_tier: Open) -> None:
-    tier, program = open_tier()
-    assert (tier.number, program.name, program.closed) == (1, "tool", ())
-    tier, program = open_tier("tool")
-    assert (tier.number, program.name, program.closed) == (2, "tool.2", ("tool",))
+    opened = open_tier()
+    assert (opened.tier.number, opened.program.name) == (1, "tool")
+    assert not FakeProgram.closed
+    opened = open_tier("tool")
+    assert (opened.tier.number, opened.program.name) == (2, "tool_2")
+    assert FakeProgram.closed == ("tool",)
+    assert opened.failures == ["tier 1: tool: refused"]
 
 
 def test_no_tier_loads(open_tier: Open, host: FakeHost) -> None:
     with pytest.raises(UnavailableError) as raised:
-        open_tier("tool", "tool.2")
-    assert FakeProgram.closed == ("tool", "tool.2")
-    told = "tier 1: tool: refused; tier 2: tool.2: refused; libbpf's warning"
+        open_tier("tool", "tool_2")
+    assert FakeProgram.closed == ("tool", "tool_2")
+    told = "tier 1: tool: refused; tier 2: tool_2: refused; libbpf's warning"
     assert told in str(raised.value)

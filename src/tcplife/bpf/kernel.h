@@ -78,9 +78,19 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
 	int sk_err;
+	struct socket *sk_socket;
+};
+
+struct inode {
+	unsigned long i_ino;
+};
+
+struct file {
+	struct inode *f_inode;
 };
 
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 
@@ -165,7 +175,6 @@ struct task_struct {
 	char comm[16];
 };
 
-struct file;
 struct seq_file;
 
 struct bpf_iter_meta {

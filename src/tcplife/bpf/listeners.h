@@ -25,15 +25,15 @@ struct {
  * here, too. */
 static __always_inline void on_listener_closed(struct sock *sk)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tp = as_tcp_sock(sk);
 	__u64 task = bpf_get_current_pid_tgid();
 	__u16 port;
 
-	if (!tp || sk->sk_shutdown != SHUTDOWN_MASK)
+	if (!tp || BITS(sk, sk_shutdown) != SHUTDOWN_MASK)
 		return;
-	port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	port = bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport));
 	if (!bpf_map_update_elem(&closing_listeners, &task, &port, BPF_NOEXIST))
-		__sync_fetch_and_add(&control.closing, 1);
+		__sync_fetch_and_add(&counted.closing, 1);
 }
 
 /* Is the current task closing a listener on this port? */
@@ -42,22 +42,22 @@ static __always_inline bool closing_listener_on(__u16 lport)
 	__u64 task = bpf_get_current_pid_tgid();
 	__u16 *port;
 
-	if (!control.closing)
+	if (!counted.closing)
 		return false;
 	port = bpf_map_lookup_elem(&closing_listeners, &task);
 	return port && *port == lport;
 }
 
 /* The listener itself goes last (net/ipv4/tcp.c, __tcp_close()). */
-static __always_inline void on_destroy(const struct sock *sk)
+static __always_inline void on_listener_destroyed(const struct sock *sk)
 {
 	__u64 task;
 
-	if (!control.closing || !acting(sk))
+	if (!counted.closing || !acting(sk))
 		return;
 	task = bpf_get_current_pid_tgid();
 	if (!bpf_map_delete_elem(&closing_listeners, &task))
-		__sync_fetch_and_add(&control.closing, -1);
+		__sync_fetch_and_add(&counted.closing, -1);
 }
 
 #endif

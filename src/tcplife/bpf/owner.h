@@ -3,10 +3,7 @@
 #ifndef TCPLIFE_OWNER_H
 #define TCPLIFE_OWNER_H
 
-#include "kernel.h"
-
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
+#include "tier.h"
 
 /* A process: the thread group, and the name that ps(1) gives it. */
 struct owner {
@@ -21,7 +18,10 @@ enum {
 	OWNER_ENDED, /* ended the session */
 };
 
-/* Set once, before loading; the verifier drops what it switches off. */
+/*
+ * Set once, before attaching. In tiers 1 and 2 the verifier drops what it
+ * switches off.
+ */
 struct config {
 	__u64 min_us; /* lifespan */
 	__u64 min_bytes;
@@ -45,7 +45,10 @@ struct config {
 	__u8 unused[7];
 };
 
-const volatile struct config config = {};
+CONSTANT(config, config)
+#if TIER > 2
+#define config (*config_at())
+#endif
 
 /* The PIDs asked for; user space sets the size. */
 struct {
@@ -63,7 +66,7 @@ static __always_inline void owner_from_task(struct owner *owner,
 	 * the verifier (since 6.2) goes through all of the kernel's types, 2 ms
 	 * each.
 	 */
-	owner->pid = task->tgid;
+	owner->pid = FIELD(task, tgid);
 	BPF_CORE_READ_INTO(&owner->comm, task, group_leader, comm);
 }
 
@@ -76,15 +79,15 @@ static __always_inline bool wanted_pid(__u32 pid)
 static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
 				       __u8 as)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 
 	/* A kernel thread that closes a file for a process is not its owner. */
-	if (certainty != OWNER_UNKNOWN && task->flags & PF_KTHREAD)
+	if (certainty != OWNER_UNKNOWN && FIELD(task, flags) & PF_KTHREAD)
 		return certainty;
 	/* Its name may have changed by the end, but hardly by the next state.
 	 */
 	if (as != OWNER_ACTED || certainty == OWNER_UNKNOWN ||
-	    owner->pid != task->tgid)
+	    owner->pid != FIELD(task, tgid))
 		owner_from_task(owner, task);
 	return as;
 }

@@ -7,6 +7,7 @@
 #define TCPLIFE_SESSION_H
 
 #include "owner.h"
+#include "sockets.h"
 
 /*
  * The record sent to user space, which learns its layout from this object's
@@ -59,34 +60,65 @@ struct parked {
 	struct owner_more more;
 	__u32 waiting; /* until one of those that can tell its owner takes it */
 	__u32 certainty;
+#if TIER > 1
+	__u64 inode; /* of the socket, which shows in /proc/PID/fd */
+#endif
 };
 
-/* Lives and dies with the socket. There are few, as a rule, and no limit. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct parked);
-} parked SEC(".maps");
+/* There are few, as a rule. */
+PER_SOCKET(parked, parked)
 
 /* Of several that could tell a parked session's owner, one does. */
+#if TIER == 1
 static __always_inline bool unpark(struct parked *it)
 {
 	return it->waiting && __sync_val_compare_and_swap(&it->waiting, 1, 0);
 }
 
+static __always_inline bool take_parked(struct sock *sk, struct parked *taken)
+{
+	struct parked *it = of_socket(parked, sk);
+
+	if (!it || !unpark(it))
+		return false;
+	*taken = *it;
+	return true;
+}
+#else
+static __always_inline bool take_parked(struct sock *sk, struct parked *taken)
+{
+	struct parked *it = of_socket(parked, sk);
+
+	if (!it || !it->waiting)
+		return false;
+	*taken = *it;
+	return take_from_socket(parked, sk);
+}
+#endif
+
 #ifdef STORY
 #include "filters.h"
 
+/* The helper is of Linux 4.18. */
+static __always_inline __u64 current_cgroup(void)
+{
+	if (TIER <= 2 ||
+	    bpf_core_enum_value_exists(enum bpf_func_id,
+				       BPF_FUNC_get_current_cgroup_id))
+		return bpf_get_current_cgroup_id();
+	return 0;
+}
+
 static __always_inline void take_owner_more(struct owner_more *more)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 
 	more->uid = bpf_get_current_uid_gid();
-	more->cgroup = bpf_get_current_cgroup_id();
+	more->cgroup = current_cgroup();
 	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
 }
 
+#if TIER == 1
 static __always_inline void more_from_task(struct owner_more *more,
 					   struct task_struct *task)
 {
@@ -94,6 +126,7 @@ static __always_inline void more_from_task(struct owner_more *more,
 	more->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
 }
+#endif
 
 static __always_inline void tell_owner_more(struct event *event,
 					    const struct owner_more *more)

@@ -85,7 +85,7 @@ static __always_inline bool older_session(struct session *session, int oldstate)
 
 static __always_inline bool any_parked(void)
 {
-	return control.parked != control.resolved + control.walked;
+	return counted.parked != counted.resolved + control.walked;
 }
 
 /* The current task as the owner; says how sure that is. */
@@ -99,14 +99,13 @@ static __always_inline __u8 own(struct owner *owner, struct owner_more *more,
 	return now;
 }
 
-static __always_inline void send(struct event *event,
+static __always_inline void send(void *ctx, struct event *event,
 				 const struct owner_more *more)
 {
 	if (!wanted_owner(&event->session.owner, more))
 		return;
 	tell_owner_more(event, more);
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), wake_flags()))
-		__sync_fetch_and_add(&control.lost_events, 1);
+	send_record(ctx, event, sizeof(*event));
 }
 
 /*
@@ -114,18 +113,18 @@ static __always_inline void send(struct event *event,
  * acts on the socket, or is closing the listener (on `port`) that has it in its
  * queue.
  */
-static __always_inline void resolve(struct sock *sk, bool by_task)
+static __always_inline void resolve(void *ctx, struct sock *sk, bool by_task)
 {
-	struct parked *it = bpf_sk_storage_get(&parked, sk, NULL, 0);
 	struct session_event *session;
+	struct parked it;
 
-	if (!it || !unpark(it))
+	if (!take_parked(sk, &it))
 		return;
-	session = &it->event.session;
+	session = &it.event.session;
 	if (by_task || closing_listener_on(session->lport))
-		own(&session->owner, &it->more, it->certainty, OWNER_ENDED);
-	send(&it->event, &it->more);
-	__sync_fetch_and_add(&control.resolved, 1);
+		own(&session->owner, &it.more, it.certainty, OWNER_ENDED);
+	send(ctx, &it.event, &it.more);
+	__sync_fetch_and_add(&counted.resolved, 1);
 }
 
 /*
@@ -144,9 +143,10 @@ static __always_inline void tell_bytes(struct session_event *event,
 	event->rx_bytes = 0;
 	if (!session->established)
 		return;
-	event->tx_bytes = tp->bytes_acked - active(session, tp, state) -
-			  (fin_sent(state) && tp->snd_una == tp->write_seq);
-	event->rx_bytes = tp->bytes_received - has_flag(sk, SOCK_DONE);
+	event->tx_bytes =
+		FIELD(tp, bytes_acked) - active(session, tp, state) -
+		(fin_sent(state) && FIELD(tp, snd_una) == FIELD(tp, write_seq));
+	event->rx_bytes = FIELD(tp, bytes_received) - has_flag(sk, SOCK_DONE);
 }
 
 /* state: the one that it is in, if it is still open, or has just left. */
@@ -162,8 +162,8 @@ tell(struct event *event, const struct session *session, const struct sock *sk,
 	told->span_us = (now - session->birth_ns) / 1000;
 	told->owner = session->owner;
 	/* tcp_set_state() has given skc_num back by now; inet_sport stays. */
-	told->lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-	told->rport = bpf_ntohs(sk->__sk_common.skc_dport);
+	told->lport = bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport));
+	told->rport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
 	tell_addresses(told->laddr, told->raddr, sk);
 	tell_bytes(told, session, sk, tp, state);
 	tell_story(event, session, sk, tp, state, open);
@@ -174,19 +174,23 @@ static __always_inline bool park(const struct event *event,
 {
 	struct parked *it;
 
-	it = bpf_sk_storage_get(&parked, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	it = add_to_socket(parked, sk);
 	if (!it)
 		return false;
 	it->event = *event;
 	it->more = session->more;
 	it->certainty = session->certainty;
+#if TIER > 1
+	it->inode = BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+#endif
 	it->waiting = 1;
-	__sync_fetch_and_add(&control.parked, 1);
+	__sync_fetch_and_add(&counted.parked, 1);
 	return true;
 }
 
+/* before: it is older than the trace. */
 static __always_inline void begin(struct sock *sk, bool active,
-				  bool established, bool by_task)
+				  bool established, bool before, bool by_task)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct session session = {
@@ -195,7 +199,7 @@ static __always_inline void begin(struct sock *sk, bool active,
 		.active = active,
 		.established = established,
 #ifdef STORY
-		.before = established,
+		.before = before,
 #endif
 	};
 
@@ -206,13 +210,13 @@ static __always_inline void begin(struct sock *sk, bool active,
 }
 
 /* connect(): the local port is not chosen yet, the remote one is known. */
-static __always_inline void on_connect(struct sock *sk, bool by_task)
+static __always_inline void on_connect(void *ctx, struct sock *sk, bool by_task)
 {
 	/* The socket's second life: the first may be parked. */
 	if (any_parked())
-		resolve(sk, by_task);
-	if (wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport)))
-		begin(sk, true, false, by_task);
+		resolve(ctx, sk, by_task);
+	if (wanted_rport(bpf_ntohs(FIELD(sk, __sk_common.skc_dport))))
+		begin(sk, true, false, false, by_task);
 }
 
 /*
@@ -221,8 +225,8 @@ static __always_inline void on_connect(struct sock *sk, bool by_task)
  */
 static __always_inline void on_child(struct sock *sk)
 {
-	if (wanted_lport(sk->__sk_common.skc_num))
-		begin(sk, false, false, false);
+	if (wanted_lport(FIELD(sk, __sk_common.skc_num)))
+		begin(sk, false, false, false, false);
 }
 
 static __always_inline void on_established(struct sock *sk, int oldstate,
@@ -237,10 +241,15 @@ static __always_inline void on_established(struct sock *sk, int oldstate,
 			session->certainty =
 				own(&session->owner, &session->more,
 				    session->certainty, OWNER_ACTED);
-	} else if (wanted_lport(sk->__sk_common.skc_num) &&
-		   wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport))) {
-		/* Tracing began within its handshake. */
-		begin(sk, oldstate == BPF_TCP_SYN_SENT, true, by_task);
+	} else if (wanted_lport(FIELD(sk, __sk_common.skc_num)) &&
+		   wanted_rport(bpf_ntohs(FIELD(sk, __sk_common.skc_dport)))) {
+		/*
+		 * Tracing began within its handshake, or it is a listener's
+		 * child, which tier 4 does not see begin.
+		 */
+		bool child = TIER == 4 && oldstate == BPF_TCP_SYN_RECV;
+
+		begin(sk, oldstate == BPF_TCP_SYN_SENT, true, !child, by_task);
 	}
 }
 
@@ -260,11 +269,12 @@ static __always_inline bool wanted_session(const struct sock *sk,
 					   const struct tcp_sock *tp)
 {
 	return wanted_family(sk) &&
-	       wanted_lport(bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport)) &&
-	       wanted_rport(bpf_ntohs(sk->__sk_common.skc_dport));
+	       wanted_lport(
+		       bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport))) &&
+	       wanted_rport(bpf_ntohs(FIELD(sk, __sk_common.skc_dport)));
 }
 
-static __always_inline void on_close(struct sock *sk, int oldstate,
+static __always_inline void on_close(void *ctx, struct sock *sk, int oldstate,
 				     bool by_task)
 {
 	struct session *session = find(sk);
@@ -277,14 +287,14 @@ static __always_inline void on_close(struct sock *sk, int oldstate,
 			return;
 		session = &older;
 	}
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = as_tcp_sock(sk);
 	if (tp && wanted_session(sk, tp)) {
 		/*
 		 * tcp_abort() (`ss -K`, bpf_sock_destroy()) acts on the socket
 		 * of somebody else, and has set ECONNABORTED by now.
 		 */
 		if (session->certainty != OWNER_ENDED && by_task &&
-		    sk->sk_err != ECONNABORTED)
+		    FIELD(sk, sk_err) != ECONNABORTED)
 			session->certainty =
 				own(&session->owner, &session->more,
 				    session->certainty, OWNER_ENDED);
@@ -299,18 +309,18 @@ static __always_inline void on_close(struct sock *sk, int oldstate,
 		     (session->certainty == OWNER_ACTED &&
 		      has_flag(sk, SOCK_DEAD)) ||
 		     !park(&event, session, sk)))
-			send(&event, &session->more);
+			send(ctx, &event, &session->more);
 	}
 	forget(sk);
 }
 
 /* by_task: the current task makes the change. */
-static __always_inline void on_change(struct sock *sk, int oldstate,
+static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 				      int newstate, bool by_task)
 {
 	switch (newstate) {
 	case BPF_TCP_SYN_SENT:
-		on_connect(sk, by_task);
+		on_connect(ctx, sk, by_task);
 		break;
 	case BPF_TCP_SYN_RECV:
 		if (oldstate == BPF_TCP_LISTEN)
@@ -331,7 +341,7 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 		break;
 	case BPF_TCP_CLOSE:
 		if (oldstate != BPF_TCP_LISTEN)
-			on_close(sk, oldstate, by_task);
+			on_close(ctx, sk, oldstate, by_task);
 		else if (by_task)
 			on_listener_closed(sk);
 		break;
@@ -341,15 +351,15 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 #include "changes.h"
 
 /* The socket's end: whoever closes its last descriptor is the owner. */
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(tcp_destroy_sock, struct sock *sk)
+ON_DESTROY(ctx, sk)
 {
 	if (any_parked())
-		resolve(sk, acting(sk));
-	on_destroy(sk);
+		resolve(ctx, sk, acting(sk));
+	on_listener_destroyed(sk);
+	forget_destroyed(sk);
 	return 0;
 }
 
-#ifdef STORY
+#if defined(STORY) && TIER == 1
 #include "walk.h"
 #endif

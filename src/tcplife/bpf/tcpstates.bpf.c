@@ -55,13 +55,8 @@ struct held {
 	struct state_event events[4];
 };
 
-/* Lives and dies with the socket; only made where a filter needs it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct held);
-} held_changes SEC(".maps");
+/* Only made where a filter needs it. */
+PER_SOCKET(held, held_changes)
 
 enum verdict {
 	DROP,
@@ -69,25 +64,22 @@ enum verdict {
 	PASS
 };
 
-static __always_inline void send(const struct state_event *event)
+static __always_inline void send(void *ctx, const struct state_event *event)
 {
 	if (config.states && !(config.states & (1 << event->states.oldstate |
 						1 << event->states.newstate)))
 		return;
-	if (bpf_ringbuf_output(&events, (void *)event, sizeof(*event),
-			       wake_flags()))
-		__sync_fetch_and_add(&control.lost_events, 1);
+	send_record(ctx, (void *)event, sizeof(*event));
 }
 
 static __always_inline void hold(struct sock *sk,
 				 const struct state_event *event)
 {
-	struct held *held = bpf_sk_storage_get(&held_changes, sk, NULL,
-					       BPF_SK_STORAGE_GET_F_CREATE);
+	struct held *held = add_to_socket(held_changes, sk);
 	__u32 count;
 
 	if (!held || held->count >= 4) {
-		__sync_fetch_and_add(&control.lost_sessions, 1);
+		__sync_fetch_and_add(&counted.lost_sessions, 1);
 		return;
 	}
 	count = held->count & 3;
@@ -96,9 +88,9 @@ static __always_inline void hold(struct sock *sk,
 }
 
 /* The changes held so far are sent, or not. */
-static __always_inline void release(struct sock *sk, bool pass)
+static __always_inline void release(void *ctx, struct sock *sk, bool pass)
 {
-	struct held *held = bpf_sk_storage_get(&held_changes, sk, NULL, 0);
+	struct held *held = of_socket(held_changes, sk);
 	__u32 count;
 
 	if (!held)
@@ -109,7 +101,7 @@ static __always_inline void release(struct sock *sk, bool pass)
 		return;
 	for (int i = 0; i < 4; i++)
 		if (i < (int)count)
-			send(&held->events[i]);
+			send(ctx, &held->events[i]);
 }
 
 /*
@@ -133,7 +125,8 @@ static __always_inline enum verdict judge(const struct sock *sk,
 		verdict = HOLD;
 	else if (!wanted_rport(event->rport))
 		return DROP;
-	if (child && config.family && sk->__sk_common.skc_family == AF_INET6)
+	if (child && config.family &&
+	    FIELD(sk, __sk_common.skc_family) == AF_INET6)
 		verdict = HOLD;
 	else if (!wanted_family(sk))
 		return DROP;
@@ -150,13 +143,13 @@ static __always_inline bool filtering(void)
 	       config.filter_pid || config.family;
 }
 
-static __always_inline void pass_on(struct sock *sk,
+static __always_inline void pass_on(void *ctx, struct sock *sk,
 				    const struct state_event *event)
 {
 	enum verdict verdict;
 
 	if (!filtering()) {
-		send(event);
+		send(ctx, event);
 		return;
 	}
 	verdict = judge(sk, event);
@@ -164,9 +157,9 @@ static __always_inline void pass_on(struct sock *sk,
 		hold(sk, event);
 		return;
 	}
-	release(sk, verdict == PASS);
+	release(ctx, sk, verdict == PASS);
 	if (verdict == PASS)
-		send(event);
+		send(ctx, event);
 }
 
 /* As in tcplife.bpf.c: who ends a session is its owner for good. */
@@ -181,16 +174,16 @@ static __always_inline void update_owner(struct session *session,
 
 	/* tcp_abort() acts on the socket of somebody else. */
 	if (session->certainty == OWNER_ENDED ||
-	    (newstate == BPF_TCP_CLOSE && sk->sk_err == ECONNABORTED))
+	    (newstate == BPF_TCP_CLOSE && FIELD(sk, sk_err) == ECONNABORTED))
 		return;
 	session->certainty =
 		take_owner(&session->owner, session->certainty, as);
 }
 
-static __always_inline void on_change(struct sock *sk, int oldstate,
+static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 				      int newstate, bool by_task)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tp = as_tcp_sock(sk);
 	struct session *known = NULL;
 	struct session fresh = {};
 	struct session *session;
@@ -212,25 +205,25 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
 		event.span_us = event.time_ns / 1000 - known->last_ns / 1000;
 	event.first = !known;
 	session->last_ns = event.time_ns;
-	event.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	event.lport = bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport));
 	if (by_task && oldstate == BPF_TCP_LISTEN)
 		on_listener_closed(sk);
 	/* A reset that comes in meanwhile has set sk_err. */
-	if (by_task || (newstate == BPF_TCP_CLOSE && !sk->sk_err &&
+	if (by_task || (newstate == BPF_TCP_CLOSE && !FIELD(sk, sk_err) &&
 			closing_listener_on(event.lport)))
 		update_owner(session, sk, newstate);
 
 	event.owner = session->owner;
 	event.current.pid = bpf_get_current_pid_tgid() >> 32;
 	bpf_get_current_comm(event.current.comm, sizeof(event.current.comm));
-	event.rport = bpf_ntohs(sk->__sk_common.skc_dport);
+	event.rport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
 	tell_addresses(event.laddr, event.raddr, sk);
 
 	if (newstate == BPF_TCP_CLOSE)
 		forget(sk);
 	else if (!known)
 		keep(sk, &fresh, event.time_ns);
-	pass_on(sk, &event);
+	pass_on(ctx, sk, &event);
 }
 
 #include "changes.h"
@@ -240,11 +233,12 @@ static __always_inline void on_change(struct sock *sk, int oldstate,
  * the owner, and tells whether what was held of it passes. Loaded if a filter
  * asks.
  */
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(tcp_destroy_sock, struct sock *sk)
+ON_DESTROY(ctx, sk)
 {
 	if (config.filter_pid && acting(sk))
-		release(sk, wanted_pid(bpf_get_current_pid_tgid() >> 32));
-	on_destroy(sk);
+		release(ctx, sk, wanted_pid(bpf_get_current_pid_tgid() >> 32));
+	on_listener_destroyed(sk);
+	forget_destroyed(sk);
+	take_from_socket(held_changes, sk);
 	return 0;
 }

@@ -25,9 +25,11 @@ static __always_inline __u8 dir_of(const struct session *session,
 		return session->active ? DIR_OUT : DIR_IN;
 	if (!session->established)
 		return DIR_UNKNOWN;
-	excess = tp->bytes_acked + (__u32)(tp->snd_nxt - tp->snd_una) -
-		 (tp->bytes_sent - tp->bytes_retrans) -
-		 (fin_sent(state) && tp->snd_nxt == tp->write_seq);
+	excess =
+		FIELD(tp, bytes_acked) +
+		(__u32)(FIELD(tp, snd_nxt) - FIELD(tp, snd_una)) -
+		(FIELD_OR_0(tp, bytes_sent) - FIELD_OR_0(tp, bytes_retrans)) -
+		(fin_sent(state) && FIELD(tp, snd_nxt) == FIELD(tp, write_seq));
 	if (excess > 1)
 		return DIR_UNKNOWN;
 	return excess ? DIR_OUT : DIR_IN;
@@ -65,19 +67,19 @@ static __always_inline void tell_network(struct story *story,
 {
 	const struct tcp_congestion_ops *ca;
 
-	story->srtt_us = tp->srtt_us >> 3;
-	story->min_rtt_us = tp->rtt_min.s[0].v;
-	story->retrans = tp->total_retrans;
-	story->retrans_bytes = tp->bytes_retrans;
-	story->segs_in = tp->segs_in;
-	story->segs_out = tp->segs_out;
-	story->mss = tp->mss_cache;
+	story->srtt_us = FIELD(tp, srtt_us) >> 3;
+	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
+	story->retrans = FIELD(tp, total_retrans);
+	story->retrans_bytes = FIELD_OR_0(tp, bytes_retrans);
+	story->segs_in = FIELD(tp, segs_in);
+	story->segs_out = FIELD(tp, segs_out);
+	story->mss = FIELD(tp, mss_cache);
 	story->lost_bytes = 0;
 	story->unread_bytes = 0;
 	if (session->established) {
-		__u32 unread = tp->rcv_nxt - tp->copied_seq;
+		__u32 unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
 
-		story->lost_bytes = tp->write_seq - tp->snd_una;
+		story->lost_bytes = FIELD(tp, write_seq) - FIELD(tp, snd_una);
 		/* Our FIN, and the peer's, each take a sequence number. */
 		if (story->lost_bytes && fin_sent(state))
 			story->lost_bytes--;
@@ -116,7 +118,7 @@ static __always_inline void tell_story(struct event *event,
 	struct story *story = &event->story;
 
 	__builtin_memset(story, 0, sizeof(*story));
-	story->error = open ? 0 : sk->sk_err;
+	story->error = open ? 0 : FIELD(sk, sk_err);
 	story->end = open ? END_OPEN : end_of(state, story->error);
 	story->dir = dir_of(session, tp, state);
 	story->first = first_of(session, state, story->end);

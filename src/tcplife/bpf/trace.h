@@ -8,35 +8,55 @@
 #define TCPLIFE_TRACE_H
 
 #include "owner.h"
+#include "sockets.h"
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 
-/* Shared with user space while running, through the mapped .bss. */
-struct control {
-	__u64 lost_events;   /* ended, but the ring buffer was full */
+/* What user space reads while running. */
+struct counts {
+	__u64 lost_events;   /* ended, but there was no room to send it */
 	__u64 lost_sessions; /* began, but there was no memory to follow it */
 	__u64 parked;	     /* sessions parked so far */
 	__u64 resolved;	     /* of these, given their owner here */
-	__u64 walked;	     /* of these, given their owner by holders.bpf.c */
 	__u64 closing;	     /* tasks that are closing a listener */
 	__u64 full_ns;	     /* when there was no more room in open_sessions */
-	__u64 began_ns;	     /* the trace, for sessions that are older */
-	__u64 noted;	     /* all that were open then are known by now */
 	__u64 tool;	     /* the PID that walks over sockets */
-	__u64 round;	     /* of walks over open files */
-	__u64 any_holder;    /* in this walk */
-	__u64 last_list;     /* what is listed now is not told again */
+};
+
+/* What it sets while running. */
+struct control {
+	__u64 walked;	  /* parked sessions that it found the owners of */
+	__u64 began_ns;	  /* the trace, for sessions that are older */
+	__u64 noted;	  /* all that were open then are known by now */
+	__u64 round;	  /* of walks over open files */
+	__u64 any_holder; /* in this walk */
+	__u64 last_list;  /* what is listed now is not told again */
 	__u64 local_ports[1024]; /* a bit a port */
 	__u64 remote_ports[1024];
 };
 
-struct control control = {};
+#if TIER <= 2
+/* One variable, so that their order in memory is known. */
+struct shared {
+	struct counts counts;
+	struct control control;
+};
+GLOBAL(shared, shared)
+#define counted shared.counts
+#define control shared.control
+#else
+GLOBAL(counts, counted)
+GLOBAL(control, control)
+#define counted (*counted_at())
+#define control (*control_at())
+#endif
 
 /*
  * By the socket's address, from the first state to CLOSE. Made in advance: to
  * enter a session and take it out costs a third of what it does with the
- * socket's own storage, which is for those that have no room here.
+ * socket's own storage, which is for those that have no room here. Where there
+ * is no such storage, user space sets the size.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -45,6 +65,7 @@ struct {
 	__type(value, struct session);
 } open_sessions SEC(".maps");
 
+#if TIER == 1
 /* How long to leave a full open_sessions alone. */
 #define FULL_PAUSE_NS 10000000
 
@@ -52,34 +73,38 @@ struct {
  * Lives and dies with the socket; its only limit is the socket's own option
  * memory (net.core.optmem_max, 20 KiB or more).
  */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct session);
-} more_sessions SEC(".maps");
+PER_SOCKET(session, more_sessions)
+#endif
 
 /*
  * Records on their way to user space; lives as long as the tool. Its size is
  * the program's: for the records of a tenth of a second that is as busy as can
  * be.
  */
+#if TIER <= 2
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, RING_BYTES);
 } events SEC(".maps");
+#else
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} events SEC(".maps");
+#endif
 
 /* Does the current task act on the socket, and for itself? (see walk.h) */
 static __always_inline bool acting(const struct sock *sk)
 {
-	return sk->sk_lock.owned &&
+	return FIELD(sk, sk_lock.owned) &&
 	       !(config.all &&
-		 bpf_get_current_pid_tgid() >> 32 == control.tool);
+		 bpf_get_current_pid_tgid() >> 32 == counted.tool);
 }
 
 static __always_inline bool has_flag(const struct sock *sk, int flag)
 {
-	return sk->__sk_common.skc_flags >> flag & 1;
+	return FIELD(sk, __sk_common.skc_flags) >> flag & 1;
 }
 
 static __always_inline bool has_port(const __u64 *ports, __u16 port)
@@ -105,7 +130,11 @@ static __always_inline struct session *find(struct sock *sk)
 	session = bpf_map_lookup_elem(&open_sessions, &key);
 	if (session && !session->over)
 		return session;
-	return bpf_sk_storage_get(&more_sessions, sk, NULL, 0);
+#if TIER == 1
+	return of_socket(more_sessions, sk);
+#else
+	return NULL;
+#endif
 }
 
 static __always_inline void forget(struct sock *sk)
@@ -122,42 +151,68 @@ static __always_inline void forget(struct sock *sk)
 	session = bpf_map_lookup_elem(&open_sessions, &key);
 	if (session)
 		session->over = 1;
+#if TIER == 1
 	bpf_sk_storage_delete(&more_sessions, sk);
+#endif
 }
 
+#if TIER == 1
 static __always_inline void keep(struct sock *sk, struct session *session,
 				 __u64 now)
 {
 	__u64 key = (__u64)sk;
 
-	if (now - control.full_ns > FULL_PAUSE_NS) {
+	if (now - counted.full_ns > FULL_PAUSE_NS) {
 		if (!bpf_map_update_elem(&open_sessions, &key, session,
 					 BPF_ANY))
 			return;
-		control.full_ns = now;
+		counted.full_ns = now;
 	}
 	if (!bpf_sk_storage_get(&more_sessions, sk, session,
 				BPF_SK_STORAGE_GET_F_CREATE))
-		__sync_fetch_and_add(&control.lost_sessions, 1);
+		__sync_fetch_and_add(&counted.lost_sessions, 1);
 }
-
-/* The reader comes by itself many times a second: wake it in need. */
-static __always_inline __u64 wake_flags(void)
+#else
+static __always_inline void keep(struct sock *sk, struct session *session,
+				 __u64 now)
 {
-	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >=
-			       config.wake_bytes
-		       ? BPF_RB_FORCE_WAKEUP
-		       : BPF_RB_NO_WAKEUP;
+	__u64 key = (__u64)sk;
+
+	if (bpf_map_update_elem(&open_sessions, &key, session, BPF_ANY))
+		__sync_fetch_and_add(&counted.lost_sessions, 1);
+}
+#endif
+
+/* ctx: the program's own, which perf buffers take. */
+static __always_inline void send_record(void *ctx, void *record, __u32 size)
+{
+#if TIER <= 2
+	/* The reader comes by itself many times a second: wake it in need. */
+	__u64 flags = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >=
+				      config.wake_bytes
+			      ? BPF_RB_FORCE_WAKEUP
+			      : BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_output(&events, record, size, flags))
+		__sync_fetch_and_add(&counted.lost_events, 1);
+#else
+	/* What finds no room is counted by the kernel, in the buffer itself. */
+	bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record, size);
+#endif
 }
 
-#define copy_addr(to, from)                                                    \
+#if TIER == 1
+#define copy_addr(to, sk, field)                                               \
 	do {                                                                   \
 		__u32 *words = (__u32 *)(to);                                  \
-		words[0] = (from).in6_u.u6_addr32[0];                          \
-		words[1] = (from).in6_u.u6_addr32[1];                          \
-		words[2] = (from).in6_u.u6_addr32[2];                          \
-		words[3] = (from).in6_u.u6_addr32[3];                          \
+		words[0] = (sk)->field.in6_u.u6_addr32[0];                     \
+		words[1] = (sk)->field.in6_u.u6_addr32[1];                     \
+		words[2] = (sk)->field.in6_u.u6_addr32[2];                     \
+		words[3] = (sk)->field.in6_u.u6_addr32[3];                     \
 	} while (0)
+#else
+#define copy_addr(to, sk, field) bpf_core_read(to, 16, &(sk)->field)
+#endif
 
 static __always_inline void map_addr(__u8 *to, __u32 addr)
 {
@@ -169,32 +224,35 @@ static __always_inline void map_addr(__u8 *to, __u32 addr)
 	words[3] = addr;
 }
 
+static __always_inline bool is_inet6(const struct sock *sk)
+{
+	return FIELD(sk, __sk_common.skc_family) == AF_INET6 &&
+	       bpf_core_field_exists(sk->__sk_common.skc_v6_daddr);
+}
+
 static __always_inline void tell_addresses(__u8 *laddr, __u8 *raddr,
 					   const struct sock *sk)
 {
-	if (sk->__sk_common.skc_family == AF_INET6 &&
-	    bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
-		copy_addr(laddr, sk->__sk_common.skc_v6_rcv_saddr);
-		copy_addr(raddr, sk->__sk_common.skc_v6_daddr);
+	if (is_inet6(sk)) {
+		copy_addr(laddr, sk, __sk_common.skc_v6_rcv_saddr);
+		copy_addr(raddr, sk, __sk_common.skc_v6_daddr);
 	} else {
-		map_addr(laddr, sk->__sk_common.skc_rcv_saddr);
-		map_addr(raddr, sk->__sk_common.skc_daddr);
+		map_addr(laddr, FIELD(sk, __sk_common.skc_rcv_saddr));
+		map_addr(raddr, FIELD(sk, __sk_common.skc_daddr));
 	}
 }
 
 /* IPv4 through an IPv6 socket is IPv4. */
 static __always_inline bool wanted_family(const struct sock *sk)
 {
-	bool four = sk->__sk_common.skc_family == AF_INET;
+	__u32 addr[4] = {0, 0, bpf_htonl(0xffff)};
 
 	if (!config.family)
 		return true;
-	if (!four && bpf_core_field_exists(sk->__sk_common.skc_v6_daddr))
-		four = !sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[0] &&
-		       !sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[1] &&
-		       sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[2] ==
-			       bpf_htonl(0xffff);
-	return config.family == (four ? 4 : 6);
+	if (is_inet6(sk))
+		copy_addr(addr, sk, __sk_common.skc_v6_daddr);
+	return config.family ==
+	       (!addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff) ? 4 : 6);
 }
 
 #endif

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import tcplife
-from tcplife.errors import OutputClosed, OutputError, TcplifeError, UsageError
+from tcplife.errors import (
+    OutputClosed,
+    OutputError,
+    TcplifeError,
+    UnavailableError,
+    UsageError,
+)
 from tcplife.events import Batch, Loss
 from tcplife.filters import Filter, microseconds, parse_pids, parse_ports
 from tcplife.sinks.lines import json_lines, table
@@ -144,6 +150,77 @@ def add_run_options(parser: Parser) -> None:
     )
 
 
+def add_host_options(parser: Parser) -> None:
+    group = parser.add_argument_group("host")
+    add = group.add_argument
+    add(
+        "--check",
+        action="store_true",
+        help="say what tracing needs, whether this host has it, and leave",
+    )
+    add(
+        "--tier",
+        metavar="N",
+        type=_tier,
+        help="only this way of tracing, 1 to 4, instead of the best that there is",
+    )
+    add(
+        "--btf",
+        metavar="FILE",
+        type=btf_file,
+        help="the kernel's types (BTF), for kernels that do not bring them",
+    )
+    add(
+        "--max-sessions",
+        metavar="N",
+        type=_max_sessions,
+        default=65536,
+        help="tiers 2 to 4: follow so many at once (default: %(default)s)",
+    )
+    add(
+        "--user",
+        metavar="NAME",
+        type=_user,
+        help="run on as this user, once tracing has begun",
+    )
+
+
+def _tier(text: str) -> int:
+    if text in ("1", "2", "3", "4"):
+        return int(text)
+    raise UsageError(f"--tier {text}: give 1, 2, 3 or 4")
+
+
+def btf_file(text: str) -> str:
+    """A file that is BTF itself, or ELF with BTF in it."""
+    try:
+        with open(text, "rb") as file:
+            begin = file.read(4)
+    except OSError as error:
+        raise UsageError(f"--btf {text}: {error.strerror}") from None
+    if not begin.startswith((b"\x9f\xeb", b"\x7fELF")):
+        raise UsageError(
+            f"--btf {text}: not BTF; give a .btf file, unpacked, or a vmlinux"
+        )
+    return text
+
+
+def _max_sessions(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= 1 << 24:
+        return int(text)
+    raise UsageError(f"--max-sessions {text}: give a number from 1 to 16777216")
+
+
+def _user(text: str) -> str:
+    import pwd
+
+    try:
+        pwd.getpwnam(text)
+    except KeyError:
+        raise UsageError(f"--user {text}: no such user; give a name") from None
+    return text
+
+
 def filter_from(options: argparse.Namespace) -> Filter:
     """Of the options there are: some are one tool's only."""
     given = vars(options)
@@ -253,8 +330,12 @@ def trace(
 ) -> None:
     """Traces until it is told to stop. open_sinks: called once tracing has begun."""
     # Only now: this takes its time, which --help and mistakes need not wait for.
+    from tcplife.kernel.privileges import give_up
     from tcplife.kernel.trace import Trace
 
+    if options.check:
+        check(options)
+        return
     stop = stop_from(options, requests=scope == "all")
     with Trace(
         wire,
@@ -262,11 +343,19 @@ def trace(
         scope=scope,
         whole_life=whole_life,
         paths=paths,
+        tier=options.tier,
+        btf=options.btf,
+        max_sessions=options.max_sessions,
     ) as tracing:
         if options.verbose:
-            tier = tracing.tier
             say(name, f"libbpf {tracing.libbpf_version}")
+            for complaint in tracing.passed_over:
+                say(name, f"passed over {complaint}")
+            tier = tracing.tier
             say(name, f"tracing, tier {tier.number}: {tier.needs}")
+        held = give_up(tracing.needs_later(), options.user)
+        if options.verbose:
+            say(name, f"privileges kept: {', '.join(held) or 'none'}")
         lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
         pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
         if tracing.partial:
@@ -275,6 +364,16 @@ def trace(
                 "not all network namespaces could be entered, which takes CAP_SYS_ADMIN"
                 " and CAP_SYS_PTRACE: sessions open in the others are not listed",
             )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Prints what tracing needs. Raises UnavailableError if it lacks."""
+    from tcplife.kernel.check import report
+
+    lines, works = report(options.btf)
+    print_text("".join(printable(line) + "\n" for line in lines))
+    if not works:
+        raise UnavailableError("this host cannot be traced; see above")
 
 
 def open_lines(
@@ -302,10 +401,10 @@ def print_text(text: str) -> None:
     write_all(STDOUT, text.encode())
 
 
-def print_source(name: str) -> None:
+def print_source(name: str, tier: int | None) -> None:
     from tcplife.kernel.program import source
 
-    print_text(source(name))
+    print_text(source(name, tier))
 
 
 def stop_from(options: argparse.Namespace, *, requests: bool) -> Stop:

@@ -58,7 +58,7 @@ def _command(arguments: Sequence[str]) -> None:
         return
     columns, layout, wire = _shown(options)
     if options.ebpf:
-        common.print_source(wire.sender)
+        common.print_source(wire.sender, options.tier)
         return
     common.trace(
         NAME,
@@ -177,6 +177,7 @@ def _parser() -> common.Parser:
         help="list the sessions that are open now, and leave",
     )
     common.add_run_options(parser)
+    common.add_host_options(parser)
     return parser
 
 

@@ -40,7 +40,7 @@ def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     layout = _layout(options)
     if options.ebpf:
-        common.print_source(NAME)
+        common.print_source(NAME, options.tier)
         return
     sinks: list[Sink] = []
     if options.journal:
@@ -82,6 +82,7 @@ def _parser() -> common.Parser:
         help="log each change to the systemd journal as well",
     )
     common.add_run_options(parser)
+    common.add_host_options(parser)
     return parser
 
 

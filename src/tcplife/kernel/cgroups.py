@@ -10,8 +10,9 @@ from tcplife import layout
 from tcplife.cgroups import below, mount_point
 from tcplife.events import Wire
 from tcplife.kernel.libbpf import Library
-from tcplife.kernel.program import LoadError, Program, set_config
+from tcplife.kernel.program import LoadError, Program
 from tcplife.kernel.ring import open_ring
+from tcplife.kernel.shared import initial_config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Cgroups:
         self, library: Library, sessions: Program, config: Mapping[str, int]
     ) -> None:
         self._program = program = Program(library, "cgroups")
-        set_config(program, config)
+        initial_config(program).update(config)
         program.share_map("cgroups", sessions)
         program.load()
         program.attach()

@@ -2,42 +2,39 @@
 
 A session that ended while a process held its socket gets its owner when that
 process closes it, most often at once. Where it doesn't, a walk over all open
-files (as ss -p does, but in the kernel) finds it. The walk is dear on a host
-with many files, so that it is kept to a small share of one processor.
+files finds it: in the kernel or, where that has no socket storage, through /proc,
+as ss -p does. The walk is dear on a host with many files, so that it is kept to a
+small share of one processor.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from tcplife import layout
+from tcplife import cgroups, layout
+from tcplife.events import FRAME, OWNER, STORY, Wire
+from tcplife.filters import Filter
 from tcplife.kernel.libbpf import Library
-from tcplife.kernel.program import (
-    LoadError,
-    Program,
-    Struct,
-    read_iterator,
-    set_config,
-)
+from tcplife.kernel.program import LoadError, Program, Struct, read_iterator
+from tcplife.kernel.shared import initial_config
 
 # How much of one processor searching may take.
 SHARE = 0.02
 # Seconds between searches that find nothing: at first, and at most.
 PAUSE = 0.1
 PAUSE_MAX = 10.0
+# include/linux/proc_ns.h, PROC_PID_INIT_INO: the namespace that records count in
+INITIAL_PIDS = 0xEFFFFFFC
 
 
 class Holders:
     """found: how many sessions were given their owner so far."""
 
-    def __init__(
-        self, library: Library, sessions: Program, config: Mapping[str, int]
-    ) -> None:
-        self._library = library
-        self._sessions = sessions
-        self._config = config
-        self._program: Program | None = None
+    def __init__(self) -> None:
         self._failed = False
         self._not_before = 0.0
         self._pause = PAUSE
@@ -56,14 +53,41 @@ class Holders:
             self._not_before = min(self._not_before, began + PAUSE)
         if self._failed or (began < self._not_before and not last):
             return
+        before = self.found
         try:
-            program = self._program = self._program or self._load()
+            yield from self._walk(last)
         except LoadError:
             # Their owners will still be known when they close the sockets.
             self._failed = True
             return
+        self._unfound = parked - (self.found - before)
+        self._pause = PAUSE if self.found > before else min(2 * self._pause, PAUSE_MAX)
+        ended = time.monotonic()
+        self._not_before = ended + max(self._pause, (ended - began) / SHARE)
+
+    def _walk(self, last: bool) -> Iterator[memoryview]:
+        """Framed records; counts them in `found`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+
+class InKernel(Holders):
+    """By an iterator over open files, and one over the sockets' storage."""
+
+    def __init__(
+        self, library: Library, sessions: Program, config: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self._library = library
+        self._sessions = sessions
+        self._config = config
+        self._program: Program | None = None
+
+    def _walk(self, last: bool) -> Iterator[memoryview]:
+        program = self._program = self._program or self._load()
         walk = Struct(program.variables(), layout.WALK)
-        before = self.found
         # Who acted on the socket before, if it still holds it; else, who does.
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)
@@ -71,16 +95,13 @@ class Holders:
         if last:
             yield from read_iterator(program.iterate("write_unheld", "parked"))
         self.found = walk.get("found")
-        self._unfound = parked - (self.found - before)
-        self._pause = PAUSE if self.found > before else min(2 * self._pause, PAUSE_MAX)
-        ended = time.monotonic()
-        self._not_before = ended + max(self._pause, (ended - began) / SHARE)
+        walk.release()
 
     def _load(self) -> Program:
-        story = self._sessions.name == "tcplife_full"
+        story = self._sessions.has_map("comms")
         program = Program(self._library, "holders_full" if story else "holders")
         try:
-            set_config(program, self._config)
+            initial_config(program).update(self._config)
             for name in ("parked", "pids"):
                 program.share_map(name, self._sessions)
             if story:
@@ -95,3 +116,132 @@ class Holders:
     def close(self) -> None:
         if self._program:
             self._program.close()
+
+
+# Of struct parked, behind the event and the owner's `more`.
+_REST = struct.Struct("=" + "".join(code for _, code in layout.PARKED[2:]))
+_MORE = struct.Struct("=" + "".join(code for _, code in layout.OWNER_MORE))
+
+
+class InProc(Holders):
+    """By the descriptors in /proc, of which sockets show by their inodes."""
+
+    def __init__(
+        self, library: Library, sessions: Program, wire: Wire, wanted: Filter
+    ) -> None:
+        super().__init__()
+        self._library = library
+        self._wire = wire
+        self._wanted = wanted
+        self._map_fd = sessions.map_fd("parked")
+        self._size = sessions.value_size("parked")
+
+    def _walk(self, last: bool) -> Iterator[memoryview]:
+        parked = list(self._parked())
+        holders = _holders({inode for _, _, _, inode in parked if inode})
+        for key, event, more, inode in parked:
+            pids = holders.get(inode, ())
+            if not pids and not last:
+                continue
+            # One of several that could tell its owner does: who takes it out.
+            if self._library.bpf_map_delete_elem(self._map_fd, key):
+                continue
+            self.found += 1
+            record = self._record(event, more, pids)
+            if record is not None:
+                yield memoryview(record)
+
+    def _parked(self) -> Iterator[tuple[bytes, bytes, bytes, int]]:
+        """Each key; the event; what more is known of the owner; the inode."""
+        size = self._wire.stride - FRAME.size
+        value = ctypes.create_string_buffer(self._size)
+        for key in self._keys():
+            if not self._library.bpf_map_lookup_elem(self._map_fd, key, value):
+                waiting, _, inode = _REST.unpack_from(value, self._size - _REST.size)
+                if waiting:
+                    yield key, value.raw[:size], value.raw[size : -_REST.size], inode
+
+    def _keys(self) -> list[bytes]:
+        keys: list[bytes] = []
+        key = ctypes.create_string_buffer(8)
+        last = None
+        while not self._library.bpf_map_get_next_key(self._map_fd, last, key):
+            last = key.raw
+            keys.append(last)
+        return keys
+
+    def _record(
+        self, event: bytes, more: bytes, pids: Iterable[int]
+    ) -> bytearray | None:
+        """The framed record with its owner, if that one is wanted."""
+        framed = bytearray(FRAME.size) + event
+        record = Struct(memoryview(framed)[FRAME.size :], self._wire.fields.items())
+        pid, comm = OWNER.unpack(record.get("owner"))
+        # Who acted on the socket before, if it still holds it; else, who does.
+        if pids and pid not in pids:
+            found = _process(min(pids))
+            if found:
+                pid, comm, more = found
+                record.set("owner", OWNER.pack(pid, comm))
+        wanted = self._wanted
+        if wanted.pids and pid not in wanted.pids:
+            return None
+        if self._wire is STORY:
+            cgroup, uid, ppid = _MORE.unpack(more)
+            if wanted.comms and comm.rstrip(b"\0") not in wanted.comms:
+                return None
+            if wanted.uids and (not pid or uid not in wanted.uids):
+                return None
+            if wanted.cgroup and cgroup not in dict(cgroups.below(wanted.cgroup)):
+                return None
+            record.set("cgroup", cgroup)
+            record.set("uid", uid)
+            record.set("ppid", ppid)
+        return framed
+
+
+def _holders(inodes: set[int]) -> dict[int, set[int]]:
+    """The processes that have these sockets open."""
+    found: dict[int, set[int]] = {}
+    if not inodes or os.stat("/proc/self/ns/pid").st_ino != INITIAL_PIDS:
+        return found
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            with os.scandir(f"/proc/{entry}/fd") as descriptors:
+                for descriptor in descriptors:
+                    inode = wanted.get(_target(descriptor.path))
+                    if inode is not None:
+                        found.setdefault(inode, set()).add(int(entry))
+        except OSError:  # the process is gone, or not ours to see
+            continue
+    return found
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _process(pid: int) -> tuple[int, bytes, bytes] | None:
+    """Its PID, name, and struct owner_more; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            comm = file.read().removesuffix(b"\n")
+        with open(f"/proc/{pid}/status", "rb") as file:
+            status = dict(line.split(b":", 1) for line in file if b":" in line)
+        with open(f"/proc/{pid}/cgroup", "rb") as file:
+            paths = [line[3:-1] for line in file if line.startswith(b"0::")]
+        root = cgroups.mount_point()
+        cgroup = os.stat(root + os.fsdecode(paths[0])).st_ino if root and paths else 0
+    except OSError:
+        return None
+    return (
+        pid,
+        comm,
+        _MORE.pack(cgroup, int(status[b"Uid"].split()[0]), int(status[b"PPid"])),
+    )

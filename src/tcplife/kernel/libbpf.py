@@ -10,6 +10,7 @@ from tcplife.errors import UnavailableError
 
 _PrintFunction = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SampleFunction = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_PerfFunction = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__value_size": (c_uint32, [c_void_p]),
+    "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
+    "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, ctypes.c_uint64]),
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
@@ -39,6 +43,13 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
     "libbpf_set_print": (c_void_p, [_PrintFunction]),
     "libbpf_version_string": (c_char_p, []),
+    "perf_buffer__consume": (c_int, [c_void_p]),
+    "perf_buffer__epoll_fd": (c_int, [c_void_p]),
+    "perf_buffer__free": (None, [c_void_p]),
+    "perf_buffer__new_raw": (
+        c_void_p,
+        [c_int, c_size_t, c_void_p, _PerfFunction, c_void_p, c_void_p],
+    ),
     "ring_buffer__consume": (c_int, [c_void_p]),
     "ring_buffer__free": (None, [c_void_p]),
     "ring_buffer__new": (c_void_p, [c_int, _SampleFunction, c_void_p, c_void_p]),
@@ -51,6 +62,11 @@ class OpenOptions(ctypes.Structure):
     _fields_ = (
         ("sz", c_size_t),
         ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("unused", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
     )
 
 
@@ -70,7 +86,25 @@ class IterOptions(ctypes.Structure):
     )
 
 
+class PerfAttributes(ctypes.Structure):
+    """struct perf_event_attr (include/uapi/linux/perf_event.h), its first version."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("size", c_uint32),
+        ("config", ctypes.c_uint64),
+        ("sample_period", ctypes.c_uint64),
+        ("sample_type", ctypes.c_uint64),
+        ("read_format", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+        ("wakeup_watermark", c_uint32),
+        ("bp_type", c_uint32),
+        ("config1", ctypes.c_uint64),
+    )
+
+
 sample_function = _SampleFunction
+perf_function = _PerfFunction
 
 
 class Library:
@@ -78,8 +112,9 @@ class Library:
 
     def __init__(self) -> None:
         """Raises UnavailableError where libbpf 1.x isn't installed."""
+        self.name = "libbpf.so.1"
         try:
-            self._dll = ctypes.CDLL("libbpf.so.1", use_errno=True)
+            self._dll = ctypes.CDLL(self.name, use_errno=True)
         except OSError:
             raise UnavailableError(
                 "libbpf.so.1 is not installed; get it with"

@@ -10,45 +10,45 @@ import errno
 import os
 from collections.abc import Sequence
 
-BTF = "/sys/kernel/btf/vmlinux"
+from tcplife.kernel.btf import KERNEL
+from tcplife.kernel.privileges import effective
+
 LOCKDOWN = "/sys/kernel/security/lockdown"
 
-# include/uapi/linux/capability.h
-_CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 # arch/*/entry/syscalls: the number of bpf(2)
 _BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 _BPF_MAP_CREATE = 0
 _BPF_MAP_TYPE_ARRAY = 2
 
 
-def explain(failures: Sequence[str], complaints: Sequence[str]) -> str:
+def explain(
+    failures: Sequence[str], complaints: Sequence[str], btf: str | None = None
+) -> str:
     """One line: the first thing that is missing, and the remedy.
 
-    failures: what each tier said; complaints: libbpf's warnings.
+    failures: what each tier said; complaints: libbpf's warnings; btf: the file that
+    the user has given.
     """
-    for probe in (missing_capabilities, refused_syscall, missing_btf, locked_down):
+    probes = [missing_capabilities, refused_syscall, missing_btf, locked_down]
+    if btf:
+        probes.remove(missing_btf)
+    for probe in probes:
         found = probe()
         if found:
             return found
     telling = "; ".join([*failures, *complaints[:1]])
     return (
-        f"this kernel ({os.uname().release}) does not take the program; Linux 5.12"
-        f" or newer with BTF is needed ({telling})"
+        f"this kernel ({os.uname().release}) does not take the programs; --check says"
+        f" what is missing ({telling})"
     )
 
 
 def missing_capabilities() -> str:
     """CAP_BPF and CAP_PERFMON (Linux 5.8), or CAP_SYS_ADMIN, which implies both."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        effective = next(line for line in file if line.startswith("CapEff:"))
-    held = int(effective.split()[1], 16)
-    if held >> _CAPABILITIES["CAP_SYS_ADMIN"] & 1:
+    held = effective()
+    if "CAP_SYS_ADMIN" in held:
         return ""
-    missing = [
-        name
-        for name in ("CAP_BPF", "CAP_PERFMON")
-        if not held >> _CAPABILITIES[name] & 1
-    ]
+    missing = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held]
     if not missing:
         return ""
     return (
@@ -83,11 +83,12 @@ def refused_syscall() -> str:
 
 def missing_btf() -> str:
     """The kernel's description of its own types (CONFIG_DEBUG_INFO_BTF)."""
-    if os.access(BTF, os.R_OK):
+    if os.access(KERNEL, os.R_OK):
         return ""
     return (
-        f"{BTF} is not there: the kernel has no BTF; use one that is built with"
-        " CONFIG_DEBUG_INFO_BTF (distributions' kernels since about 2020 are)"
+        f"{KERNEL} is not there: the kernel has no BTF; give it with --btf FILE, from"
+        " BTFHub, or use a kernel that is built with CONFIG_DEBUG_INFO_BTF"
+        " (distributions' kernels since about 2020 are)"
     )
 
 

@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tcplife import layout
 from tcplife.kernel.libbpf import IterInfo, IterOptions, Library, OpenOptions, reason
 
 TYPE_CHECKING = False
@@ -27,13 +26,17 @@ class LoadError(Exception):
 class Program:
     """An object of bpf/, by its name. Close it, and nothing of it stays behind."""
 
-    def __init__(self, library: Library, name: str) -> None:
+    def __init__(self, library: Library, name: str, btf: str | None = None) -> None:
+        """btf: a file with the kernel's types, instead of the kernel's own."""
         with open(os.path.join(BPF_FOLDER, f"{name}.bpf.o"), "rb") as file:
             elf = file.read()
         self._library = library
         self._links: list[int] = []
         self._keys: dict[str, Sequence[bytes]] = {}
+        self._values: dict[str, bytearray] = {}
         options = OpenOptions(ctypes.sizeof(OpenOptions), name.encode())
+        if btf is not None:
+            options.btf_custom_path = os.fsencode(btf)
         self._object = library.bpf_object__open_mem(
             elf, len(elf), ctypes.byref(options)
         )
@@ -41,11 +44,20 @@ class Program:
             raise LoadError(f"{name}: {reason()}")
         self.name = name
 
+    def _find_map(self, name: str) -> int | None:
+        found: int | None = self._library.bpf_object__find_map_by_name(
+            self._object, name.encode()
+        )
+        return found
+
     def _map(self, name: str) -> int:
-        found = self._library.bpf_object__find_map_by_name(self._object, name.encode())
+        found = self._find_map(name)
         if not found:
             raise LoadError(f"{self.name}: no map {name}")
-        return int(found)
+        return found
+
+    def has_map(self, name: str) -> bool:
+        return bool(self._find_map(name))
 
     def map_fd(self, name: str) -> int:
         return int(self._library.bpf_map__fd(self._map(name)))
@@ -68,6 +80,15 @@ class Program:
         array = (ctypes.c_char * size.value).from_address(address)
         return memoryview(array).cast("B")
 
+    def initial_value(self, name: str) -> memoryview:
+        """The only element of an array, to be set before loading."""
+        value = self._values.setdefault(name, bytearray(self.value_size(name)))
+        return memoryview(value)
+
+    def set_size(self, name: str, entries: int) -> None:
+        """Before loading: how many entries a map has room for."""
+        self._library.bpf_map__set_max_entries(self._map(name), entries)
+
     def variables(self) -> memoryview:
         """The variables of .bss, once loaded, as the kernel has them."""
         # Not libbpf's own mapping, which only its skeletons take to the kernel's.
@@ -75,18 +96,21 @@ class Program:
 
     def set_keys(self, name: str, keys: Sequence[bytes]) -> None:
         """Has load() fill a map that is used as a set with these keys."""
-        self._library.bpf_map__set_max_entries(self._map(name), max(1, len(keys)))
+        self.set_size(name, max(1, len(keys)))
         self._keys[name] = keys
 
     def load(self) -> None:
         if self._library.bpf_object__load(self._object):
             raise LoadError(f"{self.name}: {reason()}")
-        value = ctypes.c_uint8(1)
         for name, keys in self._keys.items():
-            fd = self.map_fd(name)
             for key in keys:
-                if self._library.bpf_map_update_elem(fd, key, ctypes.byref(value), 0):
-                    raise LoadError(f"{self.name}: map {name}: {reason()}")
+                self._update(name, key, b"\1")
+        for name, value in self._values.items():
+            self._update(name, bytes(4), bytes(value))
+
+    def _update(self, name: str, key: bytes, value: bytes) -> None:
+        if self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0):
+            raise LoadError(f"{self.name}: map {name}: {reason()}")
 
     def _programs(self) -> Iterator[tuple[int, str]]:
         """Each program's handle, and the name of its section."""
@@ -161,16 +185,16 @@ class Struct:
         form, at = self._fields[name]
         return form.unpack_from(self._memory, at)[0]
 
-    def set(self, name: str, *values: int) -> None:
+    def set(self, name: str, *values: int | bytes) -> None:
         form, at = self._fields[name]
         form.pack_into(self._memory, at, *values)
 
+    def update(self, values: Mapping[str, int]) -> None:
+        for name, value in values.items():
+            self.set(name, value)
 
-def set_config(program: Program, values: Mapping[str, int]) -> None:
-    """Sets `struct config`, before loading."""
-    config = Struct(program.initial(".rodata"), layout.CONFIG)
-    for name, value in values.items():
-        config.set(name, value)
+    def release(self) -> None:
+        self._memory.release()
 
 
 def read_iterator(fd: int) -> Iterator[memoryview]:
@@ -188,9 +212,10 @@ def read_iterator(fd: int) -> Iterator[memoryview]:
         os.close(fd)
 
 
-def source(name: str) -> str:
+def source(name: str, tier: int | None) -> str:
     """The C source of an object, with our headers where they are included."""
-    return _with_headers(f"{name}.bpf.c", set())
+    text = _with_headers(f"{name}.bpf.c", set())
+    return text if tier is None else f"#define TIER {tier}\n{text}"
 
 
 def _with_headers(file_name: str, seen: set[str]) -> str:

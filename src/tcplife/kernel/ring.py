@@ -1,4 +1,4 @@
-"""Reading the kernel's ring buffer.
+"""Reading the kernel's ring buffer or, on older kernels, its perf buffers.
 
 The records are of one size, so that a run of them can be decoded in bulk
 straight from the mapped ring, which the kernel maps twice in a row for that
@@ -12,10 +12,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
+from bisect import bisect_left
 
 from tcplife.errors import UnavailableError
 from tcplife.events import FRAME
-from tcplife.kernel.libbpf import Library, reason, sample_function
+from tcplife.kernel.libbpf import (
+    Library,
+    PerfAttributes,
+    perf_function,
+    reason,
+    sample_function,
+)
+from tcplife.kernel.program import LoadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +34,15 @@ if TYPE_CHECKING:
         def read(self) -> memoryview:
             """The next framed records, at most CHUNK, valid until the next call."""
 
+        def finish(self) -> None:
+            """No more records will come: none needs to be held back."""
+
         def close(self) -> None: ...
+
+        # To be polled: readable when it is time to read.
+        fd: int
+        # How many records found no room, as far as this side counts them.
+        lost: int
 
 
 # How many records are read at once, which bounds the memory that they take.
@@ -36,6 +53,8 @@ class MappedRing:
     """Reads the mapped ring itself. For x86-64."""
 
     def __init__(self, fd: int, size: int, stride: int) -> None:
+        self.fd = fd
+        self.lost = 0
         self._stride = stride
         page = mmap.PAGESIZE
         self._consumer_map = mmap.mmap(fd, page)
@@ -68,6 +87,9 @@ class MappedRing:
         self._read_up_to = position + count * stride
         return self._data[start : start + count * stride]
 
+    def finish(self) -> None:
+        """None is held back."""
+
     def close(self) -> None:
         """The maps go with the last batch that somebody still has."""
         self.__dict__.clear()
@@ -77,6 +99,8 @@ class LibraryRing:
     """Has libbpf walk the ring, with the barriers that it takes. For any machine."""
 
     def __init__(self, library: Library, fd: int, stride: int) -> None:
+        self.fd = fd
+        self.lost = 0
         self._library = library
         self._taken = bytearray()
         self._full = CHUNK * stride
@@ -95,8 +119,107 @@ class LibraryRing:
         self._library.ring_buffer__consume(self._ring)
         return memoryview(self._taken)
 
+    def finish(self) -> None:
+        """None is held back."""
+
     def close(self) -> None:
         self._library.ring_buffer__free(self._ring)
+
+
+# A perf buffer's size, for each processor.
+PERF_BYTES = 512 * 1024
+# By this much a record may come later than one that another processor sends with
+# the same time, in nanoseconds.
+LATE_NS = 10_000_000
+
+# include/uapi/linux/perf_event.h
+_PERF_TYPE_SOFTWARE = 1
+_PERF_COUNT_SW_BPF_OUTPUT = 10
+_PERF_SAMPLE_RAW = 1 << 10
+_WATERMARK = 1 << 14
+_PERF_RECORD_LOST = 2
+_PERF_RECORD_SAMPLE = 9
+# struct perf_event_header, and a sample's size; then what was sent
+_SAMPLE_AT = 12
+# struct perf_event_header, and an ID; then how many
+_LOST_AT = 16
+# libbpf's enum bpf_perf_event_ret
+_CONTINUE = -2
+
+
+class PerfRing:
+    """A perf buffer for each processor, in one order: that of their times.
+
+    The time is the first field of each record.
+    """
+
+    def __init__(self, library: Library, fd: int, stride: int) -> None:
+        self.lost = 0
+        self._library = library
+        self._size = stride - FRAME.size
+        self._frame = bytes(FRAME.size)
+        self._taken: list[bytes] = []
+        self._ready: list[bytes] = []
+        self._finished = False
+        self._take = perf_function(self._event)
+        attributes = PerfAttributes(
+            type=_PERF_TYPE_SOFTWARE,
+            size=ctypes.sizeof(PerfAttributes),
+            config=_PERF_COUNT_SW_BPF_OUTPUT,
+            sample_period=1,
+            sample_type=_PERF_SAMPLE_RAW,
+            flags=_WATERMARK,
+            wakeup_watermark=PERF_BYTES // 2,
+        )
+        self._buffers = library.perf_buffer__new_raw(
+            fd,
+            PERF_BYTES // mmap.PAGESIZE,
+            ctypes.byref(attributes),
+            self._take,
+            None,
+            None,
+        )
+        if not self._buffers:
+            raise LoadError(f"perf buffers: {reason()}")
+        self.fd = library.perf_buffer__epoll_fd(self._buffers)
+
+    def _event(self, _context: int, _processor: int, event: int) -> int:
+        kind = ctypes.c_uint32.from_address(event).value
+        if kind == _PERF_RECORD_SAMPLE:
+            self._taken.append(ctypes.string_at(event + _SAMPLE_AT, self._size))
+        elif kind == _PERF_RECORD_LOST:
+            self.lost += ctypes.c_uint64.from_address(event + _LOST_AT).value
+        return _CONTINUE
+
+    def read(self) -> memoryview:
+        if not self._ready:
+            self._consume()
+        chunk = self._ready[:CHUNK]
+        del self._ready[:CHUNK]
+        frame = self._frame
+        return memoryview(b"".join([frame + record for record in chunk]))
+
+    def _consume(self) -> None:
+        # What is newer may have older ones behind it, in another buffer.
+        limit = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - LATE_NS
+        self._library.perf_buffer__consume(self._buffers)
+        taken = self._taken
+        taken.sort(key=_time_of)
+        count = len(taken)
+        if not self._finished:
+            count = bisect_left(taken, limit, key=_time_of)
+        self._ready = taken[:count]
+        del taken[:count]
+
+    def finish(self) -> None:
+        self._finished = True
+
+    def close(self) -> None:
+        self._library.perf_buffer__free(self._buffers)
+
+
+def _time_of(record: bytes) -> int:
+    return int.from_bytes(record[:8], "little")
 
 
 def open_ring(library: Library, fd: int, size: int, stride: int) -> Ring:

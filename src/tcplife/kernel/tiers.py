@@ -1,15 +1,16 @@
 """The ways of tracing, best first, and which of them this host allows.
 
-A tier is a kernel program and what it needs. open_tier() tries them in turn:
-loading is itself the probe, and costs nothing where it works. Only when none
-does, probes.py finds out what is missing.
+A tier is a set of BPF objects and what they need; bpf/tier.h has how they differ.
+open_tier() tries them in turn: loading and attaching is itself the probe, and costs
+nothing where it works. Only when none does, probes.py finds out what is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tcplife.errors import UnavailableError
+from tcplife.kernel.btf import find_btf
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError, Program
 
@@ -19,42 +20,71 @@ class Tier:
 
     __slots__ = ("needs", "number", "suffix")
 
-    def __init__(self, number: int, needs: str, suffix: str) -> None:
+    def __init__(self, number: int, needs: str) -> None:
         self.number = number
         self.needs = needs
-        self.suffix = suffix
+        self.suffix = f"_{number}" if number > 1 else ""
+
+    @property
+    def has_storage(self) -> bool:
+        """Socket storage, and iterators that go over all sockets."""
+        return self.number == 1
+
+    @property
+    def has_ring(self) -> bool:
+        """A ring buffer; else, a perf buffer for each processor."""
+        return self.number <= 2
 
 
-TIERS = (Tier(1, "tp_btf, socket storage, ring buffer (Linux 5.12)", ""),)
+TIERS = (
+    Tier(1, "tp_btf, socket storage, ring buffer (Linux 5.12)"),
+    Tier(2, "tp_btf, a hash of sockets, ring buffer (Linux 5.8)"),
+    Tier(3, "raw tracepoints, a hash of sockets, perf buffers (Linux 4.18)"),
+    Tier(4, "kprobes, a hash of sockets, perf buffers"),
+)
+
+
+class Opened:
+    """failures: what the tiers before it said."""
+
+    __slots__ = ("failures", "program", "tier")
+
+    def __init__(self, tier: Tier, program: Program, failures: list[str]) -> None:
+        self.tier = tier
+        self.program = program
+        self.failures = failures
 
 
 def open_tier(
     library: Library,
     name: str,
-    set_up: Callable[[Program], None],
+    set_up: Callable[[Program, Tier], None],
     *,
-    attach: bool,
-) -> tuple[Tier, Program]:
-    """The best tier that this host allows, with its program loaded and attached.
+    tiers: Sequence[Tier] = TIERS,
+    btf: str | None = None,
+    attach: bool = True,
+) -> Opened:
+    """The best of `tiers` that this host allows, with its program loaded and attached.
 
-    name: the object's; set_up: called with the program before it is loaded.
+    name: the object's; set_up: called with the program before it is loaded; btf: the
+    file that describes the kernel's types, instead of the kernel's own.
     Raises UnavailableError, with the reason and the remedy.
     """
-    failures = []
-    for tier in TIERS:
+    failures: list[str] = []
+    for tier in tiers:
         try:
-            program = Program(library, name + tier.suffix)
+            program = Program(library, name + tier.suffix, btf or find_btf())
             try:
-                set_up(program)
+                set_up(program, tier)
                 program.load()
                 if attach:
                     program.attach()
             except LoadError:
                 program.close()
                 raise
-            return tier, program
+            return Opened(tier, program, failures)
         except LoadError as error:
             failures.append(f"tier {tier.number}: {error}")
     from tcplife.kernel import probes
 
-    raise UnavailableError(probes.explain(failures, library.complaints))
+    raise UnavailableError(probes.explain(failures, library.complaints, btf))

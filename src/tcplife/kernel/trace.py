@@ -7,13 +7,14 @@ import struct
 import time
 from collections.abc import Iterator
 
-from tcplife import layout
+from tcplife.errors import UnavailableError
 from tcplife.events import STORY, Batch, Loss, Wire
 from tcplife.filters import Filter, Ports
 from tcplife.kernel.libbpf import Library
-from tcplife.kernel.program import Program, Struct, set_config
-from tcplife.kernel.ring import CHUNK, open_ring
-from tcplife.kernel.tiers import open_tier
+from tcplife.kernel.program import Program
+from tcplife.kernel.ring import CHUNK, PerfRing, open_ring
+from tcplife.kernel.shared import initial_config, initial_control, open_shared
+from tcplife.kernel.tiers import TIERS, Tier, open_tier
 from tcplife.stop import Stop
 
 TYPE_CHECKING = False
@@ -36,8 +37,8 @@ CLOCK_SET_NS = 1000000
 CHUNKS = 32
 
 
-# The first fields of struct control: lost_events to walked.
-_COUNTS = struct.Struct("=" + "".join(code for _, code in layout.CONTROL[:5]))
+# How many sessions are followed at once, where that has a limit.
+MAX_SESSIONS = 65536
 
 
 class Trace:
@@ -45,7 +46,9 @@ class Trace:
 
     wire: the kind of its records. scope: ALL and OPEN are for STORY only, as are
     some filters (Filter.needs_story()). whole_life: Filter.min_us is of the lifespan
-    from the first state. paths: cgroup_path() will be asked.
+    from the first state. paths: cgroup_path() will be asked. tier: only this one.
+    btf: a file with the kernel's types. max_sessions: how many are followed at once,
+    in tiers 2 to 4.
 
     Raises UnavailableError where the host doesn't allow it. The kernel programs
     hang on file descriptors: they go with the process, however it ends.
@@ -59,6 +62,9 @@ class Trace:
         scope: str = NEW,
         whole_life: bool = False,
         paths: bool = False,
+        tier: int | None = None,
+        btf: str | None = None,
+        max_sessions: int = MAX_SESSIONS,
     ) -> None:
         if wire is not STORY and (wanted.needs_story() or scope != NEW):
             raise ValueError("this needs a session's whole story")
@@ -66,18 +72,29 @@ class Trace:
         self._wanted = wanted
         self._scope = scope
         self._whole_life = whole_life
+        self._max_sessions = max_sessions
         self._library = Library()
         self._cgroups: Cgroups | None = None
         self._walks: Walks | None = None
         self._holders: Holders | None = None
-        self.tier, self._program = open_tier(
-            self._library, wire.sender, self._set_up, attach=scope != OPEN
+        opened = open_tier(
+            self._library,
+            wire.sender,
+            self._set_up,
+            tiers=_tiers(tier, scope),
+            btf=btf,
+            attach=scope != OPEN,
         )
-        self._variables = self._program.variables()
-        self._control = Struct(self._variables, layout.CONTROL)
-        self._ring_fd = self._program.map_fd("events")
-        size = self._program.map_size("events")
-        self._ring = open_ring(self._library, self._ring_fd, size, wire.stride)
+        self.tier = opened.tier
+        self.passed_over = opened.failures
+        self._program = opened.program
+        self._shared = open_shared(self._library, self._program)
+        events_fd = self._program.map_fd("events")
+        if self.tier.has_ring:
+            size = self._program.map_size("events")
+            self._ring = open_ring(self._library, events_fd, size, wire.stride)
+        else:
+            self._ring = PerfRing(self._library, events_fd, wire.stride)
         self._closed = False
         self._loss = Loss()
         self._wall_offset = 0
@@ -90,7 +107,7 @@ class Trace:
         if scope != NEW:
             from tcplife.kernel.walk import Walks
 
-            self._walks = Walks(self._program, self._control)
+            self._walks = Walks(self._program, self._shared)
             self._walks.note()
 
     def __enter__(self) -> Trace:
@@ -109,7 +126,7 @@ class Trace:
             self._holders.close()
         if self._cgroups:
             self._cgroups.close()
-        self._variables.release()
+        self._shared.close()
         self._program.close()
 
     @property
@@ -119,6 +136,15 @@ class Trace:
     def cgroup_path(self, number: int) -> str | None:
         """The path of a cgroup by its ID, below the root of the v2 hierarchy."""
         return self._cgroups.path(number) if self._cgroups else None
+
+    def needs_later(self) -> set[str]:
+        """The capabilities that are still used, now that it has begun."""
+        needs = {"CAP_BPF", "CAP_PERFMON"}
+        if not self.tier.has_storage:
+            needs |= {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"}
+        if self._walks:
+            needs |= {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
+        return needs
 
     @property
     def partial(self) -> bool:
@@ -139,12 +165,13 @@ class Trace:
         if self._scope == OPEN:
             yield from self.open_sessions()
             return
-        counts = _COUNTS.unpack_from
-        read = self._ring.read
+        counts = self._shared.counts
+        ring = self._ring
+        read = ring.read
         full = CHUNK * self._wire.stride
         with select.epoll() as epoll:
             # Edge-triggered: a wake-up by the kernel ends the wait, data does not.
-            epoll.register(self._ring_fd, select.EPOLLIN | select.EPOLLET)
+            epoll.register(ring.fd, select.EPOLLIN | select.EPOLLET)
             watched = _register(epoll, stop)
             # Many times a second on a busy host, with all caches cold: keep short.
             while not stop.expired():
@@ -155,14 +182,13 @@ class Trace:
                         yield self._batch(data)
                     if len(data) < full:
                         break
-                events_lost, sessions_lost, parked, resolved, walked = counts(
-                    self._variables
-                )
+                events_lost, sessions_lost, parked, resolved, *_ = counts()
+                events_lost += ring.lost
                 if events_lost + sessions_lost != self._loss.total():
                     self._loss = Loss(events_lost, sessions_lost)
                     yield self._batch(memoryview(b""))
-                if parked != resolved + walked:
-                    yield from self._search(parked - resolved - walked)
+                if parked != resolved + self._walked:
+                    yield from self._search(parked - resolved - self._walked)
                 if self._cgroups:
                     self._cgroups.update()
                 if stop.asked:
@@ -172,13 +198,15 @@ class Trace:
                     break
         yield from self.open_sessions(last=True)
         self._program.detach()
+        ring.finish()
         while data := read():
             yield self._batch(data)
-        _, _, parked, resolved, walked = counts(self._variables)
-        if parked != resolved + walked:
-            yield from self._search(parked - resolved - walked, last=True)
-        events_lost, sessions_lost, parked, resolved, walked = counts(self._variables)
-        self._loss = Loss(events_lost, sessions_lost, parked - resolved - walked)
+        _, _, parked, resolved, *_ = counts()
+        if parked != resolved + self._walked:
+            yield from self._search(parked - resolved - self._walked, last=True)
+        events_lost, sessions_lost, parked, resolved, *_ = counts()
+        unresolved = parked - resolved - self._walked
+        self._loss = Loss(events_lost + ring.lost, sessions_lost, unresolved)
         yield self._batch(memoryview(b""))
 
     def _config(self) -> dict[str, int]:
@@ -204,11 +232,18 @@ class Trace:
             "filter_cgroup": bool(wanted.cgroup),
         }
 
-    def _set_up(self, program: Program) -> None:
+    @property
+    def _walked(self) -> int:
+        """How many parked sessions were given their owner by a search."""
+        return self._holders.found if self._holders else 0
+
+    def _set_up(self, program: Program, tier: Tier) -> None:
         wanted = self._wanted
         wake_bytes = program.map_size("events") // 2
-        set_config(program, {**self._config(), "wake_bytes": wake_bytes})
-        control = Struct(program.initial(".bss"), layout.CONTROL)
+        initial_config(program).update({**self._config(), "wake_bytes": wake_bytes})
+        if not tier.has_storage:
+            program.set_size("open_sessions", self._max_sessions)
+        control = initial_control(program)
         control.set("local_ports", *_port_bits(wanted.local_ports))
         control.set("remote_ports", *_port_bits(wanted.remote_ports))
         number = struct.Struct("=I").pack
@@ -239,13 +274,31 @@ class Trace:
 
     def _search(self, parked: int, last: bool = False) -> Iterator[Batch]:
         """Sessions whose owner had to be looked for."""
-        from tcplife.kernel.holders import Holders
-
         if not self._holders:
-            self._holders = Holders(self._library, self._program, self._config())
+            self._holders = self._open_holders()
         for data in self._holders.search(parked, last):
             yield self._batch(data)
-        self._control.set("walked", self._holders.found)
+        self._shared.set("walked", self._holders.found)
+
+    def _open_holders(self) -> Holders:
+        from tcplife.kernel.holders import InKernel, InProc
+
+        if self.tier.has_storage:
+            return InKernel(self._library, self._program, self._config())
+        return InProc(self._library, self._program, self._wire, self._wanted)
+
+
+def _tiers(number: int | None, scope: str) -> tuple[Tier, ...]:
+    tiers = tuple(t for t in TIERS if number in (None, t.number))
+    if scope == NEW:
+        return tiers
+    tiers = tuple(t for t in tiers if t.has_storage)
+    if not tiers:
+        raise UnavailableError(
+            f"-a/--all and --open need tier 1, {TIERS[0].needs}, and this is tier"
+            f" {number}"
+        )
+    return tiers
 
 
 def _register(epoll: select.epoll, stop: Stop) -> set[int]:

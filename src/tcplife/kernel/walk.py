@@ -6,7 +6,11 @@ import ctypes
 import os
 from collections.abc import Iterator
 
-from tcplife.kernel.program import Program, Struct, read_iterator
+from tcplife.kernel.program import Program, read_iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.kernel.shared import Shared
 
 NETNS = "/proc/self/ns/net"
 # Where ip-netns(8) keeps those that it makes.
@@ -18,9 +22,9 @@ _CLONE_NEWNET = 0x40000000
 class Walks:
     """partial: there are network namespaces that could not be entered."""
 
-    def __init__(self, program: Program, control: Struct) -> None:
+    def __init__(self, program: Program, shared: Shared) -> None:
         self._program = program
-        self._control = control
+        self._shared = shared
         self._rounds = 0
         self.partial = False
 
@@ -29,15 +33,15 @@ class Walks:
         for fd in self._in_namespaces("note_sessions"):
             _exhaust(fd)
         self.note_owners()
-        self._control.set("noted", 1)
+        self._shared.set("noted", 1)
 
     def note_owners(self) -> None:
         """Who acted on a socket and has it open is its owner, else whoever has."""
         # Of one byte in the kernel, and never 0, which is no round.
         self._rounds = self._rounds % 255 + 1
-        self._control.set("round", self._rounds)
+        self._shared.set("round", self._rounds)
         for any_holder in (0, 1):
-            self._control.set("any_holder", any_holder)
+            self._shared.set("any_holder", any_holder)
             _exhaust(self._program.iterate("note_owners"))
 
     def list_open(self, last: bool) -> Iterator[memoryview]:
@@ -46,7 +50,7 @@ class Walks:
         last: they are not told again when they end.
         """
         self.note_owners()
-        self._control.set("last_list", last)
+        self._shared.set("last_list", last)
         for fd in self._in_namespaces("list_open"):
             yield from read_iterator(fd)
 

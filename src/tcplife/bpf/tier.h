@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How the tiers differ. What a session is stands elsewhere, once for all.
+ *
+ *	    attached to		 state is kept in	  records go through
+ * TIER 1   tp_btf		 hash and socket storage  ring buffer
+ * TIER 2   tp_btf		 hash			  ring buffer
+ * TIER 3   raw tracepoints	 hash			  perf buffers
+ * TIER 4   kprobes		 hash			  perf buffers
+ *
+ * Tiers 3 and 4 do without global variables, which Linux has since 5.2.
+ */
+#ifndef TCPLIFE_TIER_H
+#define TCPLIFE_TIER_H
+
+#include "kernel.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#ifndef TIER
+#define TIER 1
+#endif
+
+/*
+ * What user space sets and what it reads: global variables or, with the same
+ * name, the only element of an array. That is always there, which the verifier
+ * does not know: the program would end.
+ */
+#if TIER <= 2
+#define GLOBAL(kind, name) struct kind name = {};
+#define CONSTANT(kind, name) const volatile struct kind name = {};
+#else
+#define GLOBAL(kind, name)                                                     \
+	struct {                                                               \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                              \
+		__uint(max_entries, 1);                                        \
+		__type(key, __u32);                                            \
+		__type(value, struct kind);                                    \
+	} name##_array SEC(".maps");                                           \
+	static __always_inline struct kind *name##_at(void)                    \
+	{                                                                      \
+		__u32 key = 0;                                                 \
+		struct kind *found;                                            \
+                                                                               \
+		found = bpf_map_lookup_elem(&name##_array, &key);              \
+		asm volatile("if %0 != 0 goto +2\n\tr0 = 0\n\texit"            \
+			     : "+r"(found)                                     \
+			     :                                                 \
+			     : "r0");                                          \
+		return found;                                                  \
+	}
+#define CONSTANT(kind, name) GLOBAL(kind, name)
+#endif
+
+/*
+ * A field of the kernel's. Tier 1 reads it like any other. The others read
+ * through a helper: they have no more than the address of a socket, or run on
+ * kernels that take it for no more.
+ */
+#if TIER == 1
+#define FIELD(object, field) ((object)->field)
+#define current_task() bpf_get_current_task_btf()
+#define as_tcp_sock(sk) bpf_skc_to_tcp_sock(sk)
+#else
+#define FIELD(object, field) BPF_CORE_READ(object, field)
+#define current_task() ((struct task_struct *)bpf_get_current_task())
+#define as_tcp_sock(sk) ((struct tcp_sock *)(sk))
+#endif
+
+/* What older kernels lack is 0. */
+#define FIELD_OR_0(object, field)                                              \
+	(bpf_core_field_exists((object)->field) ? FIELD(object, field) : 0)
+
+/* Bit fields before Linux 5.6. */
+#if TIER == 1
+#define BITS(object, field) ((object)->field)
+#else
+#define BITS(object, field) BPF_CORE_READ_BITFIELD_PROBED(object, field)
+#endif
+
+#endif
