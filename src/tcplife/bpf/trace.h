@@ -196,8 +196,14 @@ static __always_inline void send_record(void *ctx, void *record, __u32 size)
 	if (bpf_ringbuf_output(&events, record, size, flags))
 		__sync_fetch_and_add(&counted.lost_events, 1);
 #else
-	/* What finds no room is counted by the kernel, in the buffer itself. */
-	bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record, size);
+	/*
+	 * Counted here, as the kernel's own count of what finds no room comes
+	 * with the next record, if there is one. Before Linux 5.1 the helper
+	 * does not say, and that is all there is.
+	 */
+	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record,
+				  size))
+		__sync_fetch_and_add(&counted.lost_events, 1);
 #endif
 }
 
