@@ -206,8 +206,8 @@ def btf_file(text: str) -> str:
 
 
 def _max_sessions(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= 1 << 24:
-        return int(text)
+    if text.isascii() and text.isdecimal() and 0 < int(text[:20]) <= 1 << 24:
+        return int(text[:20])
     raise UsageError(f"--max-sessions {text}: give a number from 1 to 16777216")
 
 
@@ -361,19 +361,28 @@ def trace(
         if tracing.partial:
             say(
                 name,
-                "not all network namespaces could be entered, which takes CAP_SYS_ADMIN"
-                " and CAP_SYS_PTRACE: sessions open in the others are not listed",
+                "not all network namespaces could be entered, which takes"
+                " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's /proc: sessions open in"
+                " the others are not listed",
+            )
+        if tracing.blind:
+            say(
+                name,
+                f"{tracing.blind} sessions were still held by a process that could not"
+                " be looked for, which takes CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and"
+                " the host's /proc",
             )
 
 
 def check(options: argparse.Namespace) -> None:
-    """Prints what tracing needs. Raises UnavailableError if it lacks."""
+    """Prints what tracing needs. Raises UnavailableError if that is not all there."""
     from tcplife.kernel.check import report
 
-    lines, works = report(options.btf)
+    lines, works = report(options.btf, options.tier)
     print_text("".join(printable(line) + "\n" for line in lines))
     if not works:
-        raise UnavailableError("this host cannot be traced; see above")
+        how = f" with tier {options.tier}" if options.tier else ""
+        raise UnavailableError(f"this host cannot be traced{how}; see above")
 
 
 def open_lines(

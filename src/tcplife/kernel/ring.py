@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
         # To be polled: readable when it is time to read.
         fd: int
-        # How many records found no room, as far as this side counts them.
+        # How many records found no room, as far as the ring itself tells: the
+        # programs count them as well.
         lost: int
 
 
