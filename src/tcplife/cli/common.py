@@ -347,30 +347,28 @@ def trace(
         btf=options.btf,
         max_sessions=options.max_sessions,
     ) as tracing:
+        held = give_up(tracing.needs_later(), options.user)
         if options.verbose:
             say(name, f"libbpf {tracing.libbpf_version}")
             for complaint in tracing.passed_over:
                 say(name, f"passed over {complaint}")
+            say(name, f"privileges kept: {', '.join(held) or 'none'}")
             tier = tracing.tier
             say(name, f"tracing, tier {tier.number}: {tier.needs}")
-        held = give_up(tracing.needs_later(), options.user)
-        if options.verbose:
-            say(name, f"privileges kept: {', '.join(held) or 'none'}")
         lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
         pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
         if tracing.partial:
             say(
                 name,
                 "not all network namespaces could be entered, which takes"
-                " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's /proc: sessions open in"
-                " the others are not listed",
+                " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's PID namespace: sessions"
+                " open in the others are not listed",
             )
         if tracing.blind:
             say(
                 name,
-                f"{tracing.blind} sessions were still held by a process that could not"
-                " be looked for, which takes CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and"
-                " the host's /proc",
+                f"{tracing.blind} sessions may still have been held by a process that"
+                f" could not be looked for, which takes {tracing.to_search}",
             )
 
 

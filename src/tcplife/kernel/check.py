@@ -36,6 +36,7 @@ def report(btf_file: str | None, only: int | None = None) -> tuple[list[str], bo
     needs = [("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN", lacking)]
     if not lacking:  # else that is the reason
         needs.append(("bpf(2)", probes.refused_syscall()))
+    permitted = not any(no for _, no in needs)
     needs.append(("kernel memory may be read (lockdown)", probes.locked_down()))
     needs.append(_btf(library, btf_file))
     lines += [_line("no", no) if no else _line("yes", yes) for yes, no in needs]
@@ -43,10 +44,10 @@ def report(btf_file: str | None, only: int | None = None) -> tuple[list[str], bo
     for tier in TIERS:
         if only in (None, tier.number):
             text = f"tier {tier.number}: {tier.needs}"
-            no = _refusal(library, tier, btf_file)
+            no = _refusal(library, tier, btf_file) if permitted else "see above"
             best = best or (None if no else tier)
             lines.append(_line("no", f"{text}: {no}") if no else _line("yes", text))
-    if not best and not any(no for _, no in needs):
+    if not best and permitted:
         memory = probes.missing_memory(library.complaints)
         lines += [_line("no", memory)] if memory else []
     if best:
@@ -93,15 +94,15 @@ def _notes(tier: Tier) -> list[str]:
     if container:
         notes.append("a container: PIDs are those of the host, in -p as well")
     held = privileges.effective()
-    for has_storage, needed, what in (
-        (True, privileges.ENTER, "-a and --open list other network namespaces"),
-        (False, privileges.IN_PROC, "owners are found of sessions still held"),
-    ):
-        # CAP_BPF is told of above.
-        lacking = sorted(needed - held - {"CAP_BPF"})
-        if tier.has_storage != has_storage or not (lacking or container):
-            continue
+    searching = privileges.IN_KERNEL if tier.has_storage else privileges.IN_PROC
+    wishes = [(searching, "the owners of all sessions still held are found")]
+    if tier.has_storage:
+        wishes.append((privileges.ENTER, "-a and --open know all network namespaces"))
+    for needed, what in wishes:
+        # What tracing itself takes is told of above.
+        lacking = sorted(needed - held - privileges.IN_KERNEL)
         if container:
-            lacking.append("the host's /proc")
-        notes.append(f"{what} only with {' and '.join(lacking)}")
+            lacking.append("the host's PID namespace")
+        if lacking:
+            notes.append(f"{what} only with {' and '.join(lacking)}")
     return notes

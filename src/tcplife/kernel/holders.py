@@ -34,8 +34,8 @@ INITIAL_PIDS = 0xEFFFFFFC
 
 
 class Holders:
-    """found: how many sessions were given their owner so far; blind: how many had
-    to be told without one because processes could not be looked into."""
+    """found: how many sessions were given their owner so far; blind: how many were
+    told without, where not all processes could be looked into."""
 
     def __init__(self) -> None:
         self.blind = 0
@@ -96,9 +96,14 @@ class InKernel(Holders):
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)
             yield from read_iterator(program.iterate("name_holders"))
+        held = walk.get("found")
         if last:
             yield from read_iterator(program.iterate("write_unheld", "parked"))
         self.found = walk.get("found")
+        # Only the processes of its own PID namespace are walked over
+        # (kernel/bpf/task_iter.c, task_seq_get_next()).
+        if in_container():
+            self.blind += self.found - held
         walk.release()
 
     def _load(self) -> Program:

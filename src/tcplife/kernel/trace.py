@@ -146,6 +146,14 @@ class Trace:
         return self._holders.blind if self._holders else 0
 
     @property
+    def to_search(self) -> str:
+        """What it takes to find all owners."""
+        needs = (
+            () if self.tier.has_storage else ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
+        )
+        return " and ".join([*needs, "the host's PID namespace"])
+
+    @property
     def partial(self) -> bool:
         """Whether sessions in network namespaces not ours to enter are missing."""
         return bool(self._walks and self._walks.partial)
