@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from tcplife.errors import UnavailableError
-from tcplife.events import STORY, Batch, Loss, Wire
+from tcplife.events import STATE_CHANGE, STORY, Batch, Loss, Wire
 from tcplife.filters import Filter, Ports
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.privileges import ENTER, IN_KERNEL, IN_PROC
@@ -35,6 +35,8 @@ ASKED = "-a/--all or --open"
 # So that a row is out within 200 ms, and as seldom as that allows: each time costs
 # as much as some 200 rows, because all caches are cold.
 INTERVAL = 0.18
+# Perf buffers, for all processors: what the ring buffer has, where that is large.
+PERF_TOTAL = {STATE_CHANGE.sender: 16 * 1024 * 1024}
 # A larger difference between the clocks than before, in nanoseconds, is a set clock.
 CLOCK_SET_NS = 1000000
 # Chunks read before looking whether to stop: more than the ring can hold.
@@ -280,7 +282,8 @@ class Trace:
             size = program.map_size("events")
             self._ring: Ring = open_ring(self._library, events, size, stride)
         else:
-            self._ring = PerfRing(self._library, events, stride)
+            total = PERF_TOTAL.get(self._wire.sender, 0)
+            self._ring = PerfRing(self._library, events, stride, total)
         self._shared = open_shared(self._library, program)
         try:
             if self._scope != OPEN:
