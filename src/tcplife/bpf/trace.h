@@ -251,12 +251,13 @@ static __always_inline void tell_addresses(__u8 *laddr, __u8 *raddr,
 /* IPv4 through an IPv6 socket is IPv4. */
 static __always_inline bool wanted_family(const struct sock *sk)
 {
-	__u32 addr[4] = {0, 0, bpf_htonl(0xffff)};
+	__u32 addr[4];
 
 	if (!config.family)
 		return true;
-	if (is_inet6(sk))
-		copy_addr(addr, sk, __sk_common.skc_v6_daddr);
+	if (!is_inet6(sk))
+		return config.family == 4;
+	copy_addr(addr, sk, __sk_common.skc_v6_daddr);
 	return config.family ==
 	       (!addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff) ? 4 : 6);
 }
