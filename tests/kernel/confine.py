@@ -84,6 +84,7 @@ def main(words: list[str]) -> None:
         if word == "--refuse-bpf":
             refuse_bpf(int(words.pop(0)))
         elif word == "--empty":
+            os.makedirs(words[0], exist_ok=True)
             mount("none", words.pop(0), "tmpfs")
         elif word == "--put":
             source, path = words.pop(0), words.pop(0)

@@ -384,6 +384,15 @@ def test_no_btf(copy: Copy, types: str, tmp_path: Path) -> None:
     assert f"yes   BTF: {types}" in lines
 
 
+def test_btf_in_a_vmlinux(copy: Copy, types: str) -> None:
+    """Where libbpf looks by itself."""
+    path = f"/boot/vmlinux-{os.uname().release}"
+    prefix = confined(*NO_BTF, "--empty", "/boot", "--put", types, path)
+    code, lines = checked(*prefix, *copy.tool)
+    assert code == 0
+    assert "yes   BTF: in a vmlinux" in lines
+
+
 def test_bad_btf(copy: Copy, types: str, tmp_path: Path) -> None:
     for name, content in (
         ("text", b"BTF, as it were"),

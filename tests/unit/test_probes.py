@@ -80,6 +80,9 @@ class FakeLibbpf:
         with open(path, "rb") as file:
             return int(file.read(2) == b"\x9f\xeb")
 
+    def btf__load_vmlinux_btf(self) -> int:
+        return int("vmlinux" in self.complaints)
+
     def btf__free(self, parsed: int) -> None:
         pass
 
@@ -168,6 +171,7 @@ def test_no_btf(host: FakeHost) -> None:
     assert "with --btf FILE or as " in told
     assert f"none-{os.uname().release}, " in told
     assert missing("given") == ""
+    assert missing(None, "vmlinux") == ""
 
 
 def test_unpacked_btf_is_found(host: FakeHost) -> None:

@@ -36,3 +36,10 @@ def readable(library: Library, path: str) -> bool:
     parsed = library.btf__parse(os.fsencode(path), None)
     library.btf__free(parsed)
     return bool(parsed)
+
+
+def in_vmlinux(library: Library) -> bool:
+    """Whether libbpf has found BTF where it looks by itself."""
+    parsed = library.btf__load_vmlinux_btf()
+    library.btf__free(parsed)
+    return bool(parsed)

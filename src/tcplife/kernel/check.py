@@ -65,7 +65,8 @@ def _btf(library: Library, given: str | None) -> tuple[str, str]:
     if given:
         bad = "" if btf.readable(library, given) else f"{given}: there is no BTF in it"
         return f"BTF: {given}", bad
-    return f"BTF: {btf.find_btf() or btf.KERNEL}", probes.missing_btf(library)
+    there = btf.KERNEL if os.path.exists(btf.KERNEL) else "in a vmlinux"
+    return f"BTF: {btf.find_btf() or there}", probes.missing_btf(library)
 
 
 def _refusal(library: Library, tier: Tier, btf_file: str | None) -> str:

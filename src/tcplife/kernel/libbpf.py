@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "btf__free": (None, [c_void_p]),
+    "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__parse": (c_void_p, [c_char_p, c_void_p]),
     "bpf_link__destroy": (c_int, [c_void_p]),
     "bpf_link__fd": (c_int, [c_void_p]),

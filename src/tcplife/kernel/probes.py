@@ -130,6 +130,8 @@ def missing_btf(library: Library) -> str:
     found = btf.find_btf()
     if found:
         return "" if btf.readable(library, found) else f"{found}: there is no BTF in it"
+    if btf.in_vmlinux(library):
+        return ""
     return (
         f"{btf.KERNEL} is not there, nor another description of this kernel's types:"
         f" give BTFHub's file for {release}, unpacked, with --btf FILE or as"
