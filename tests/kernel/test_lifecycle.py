@@ -265,7 +265,7 @@ def test_two_capabilities_are_enough() -> None:
     prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-all,+bpf,+perfmon")
     with ours("--json", *MINE, prefix=prefix) as tracer:
         status = Path(f"/proc/{tracer.process.pid}/status").read_text()
-        assert "CapEff:\t000000c000000000\n" in status
+        assert "CapBnd:\t000000c000000000\n" in status
         keys = play(3)
         assert tracer.stop() == 0
         assert tracer.rows().keys() == keys

@@ -150,10 +150,10 @@ class Trace:
     @property
     def to_search(self) -> str:
         """What it takes to find all owners."""
-        needs = (
-            () if self.tier.has_storage else ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
+        more = (
+            "" if self.tier.has_storage else "CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and "
         )
-        return " and ".join([*needs, "the host's PID namespace"])
+        return f"{more}the host's PID namespace"
 
     @property
     def partial(self) -> bool:
