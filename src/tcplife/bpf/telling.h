@@ -140,12 +140,8 @@ static __always_inline void tell_story(struct event *event,
 	story->before = session->before;
 }
 
-static __always_inline void note_fin(struct sock *sk, int newstate)
+static __always_inline void note_fin(struct session *session, int newstate)
 {
-	struct session *session = find(sk);
-
-	if (!session)
-		return;
 	if (newstate == BPF_TCP_CLOSING)
 		session->first = FIRST_BOTH;
 	if (session->fin_ns)
