@@ -13,7 +13,7 @@ MULTIARCH := $(shell $(CC) -print-multiarch)
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter \
 	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
 
-.PHONY: bpf man format clean
+.PHONY: bpf man format vmtest clean
 bpf: $(OBJECTS) src/tcplife/layout.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
@@ -36,6 +36,10 @@ man:
 
 format:
 	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h benchmarks/*.c
+
+# All kernels, or those chosen: make vmtest KERNEL=6.1 ARCH=arm64
+vmtest:
+	scripts/vmtest $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ARCH),--arch $(ARCH))
 
 clean:
 	rm -rf build dist .venv .test
