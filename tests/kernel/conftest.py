@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import netns
+from . import netns, remote
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +24,4 @@ def root() -> None:
 def network(root: None) -> Iterator[netns.Network]:
     with netns.network() as pair:
         yield pair
+        remote.close_nurseries()

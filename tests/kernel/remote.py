@@ -1,4 +1,4 @@
-"""Starts endpoint.py in a namespace and gives it its orders."""
+"""Has endpoint.py start processes in a namespace, and gives them their orders."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import os
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,21 +21,65 @@ PROGRAM = (sys.executable, "-IS", str(Path(__file__).with_name("endpoint.py")))
 PATIENCE = 30.0
 
 
+class Nursery:
+    """A process in a namespace that forks endpoints."""
+
+    def __init__(self, host: Host) -> None:
+        self._lock = threading.Lock()
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", host.namespace, *PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def fork(self, comm: str, channel: socket.socket) -> int:
+        """Start an endpoint, which reads and writes there; return its PID."""
+        with self._lock:
+            socket.send_fds(self._orders, [os.fsencode(comm)], [channel.fileno()])
+            answer = self._orders.recv(4)
+        if not answer:
+            raise RuntimeError("the endpoints' nursery died")
+        (pid,) = struct.unpack("i", answer)
+        return int(pid)
+
+    def close(self) -> None:
+        self._orders.close()
+        with self._process:
+            pass
+
+
+_nurseries: dict[str, Nursery] = {}
+_nurseries_lock = threading.Lock()
+
+
+def nursery(host: Host) -> Nursery:
+    with _nurseries_lock:
+        if host.namespace not in _nurseries:
+            _nurseries[host.namespace] = Nursery(host)
+        return _nurseries[host.namespace]
+
+
+def close_nurseries() -> None:
+    while _nurseries:
+        _nurseries.popitem()[1].close()
+
+
 class Remote:
-    """One endpoint process, driven over its standard input and output."""
+    """One endpoint process."""
 
     def __init__(self, host: Host, comm: str) -> None:
         self.comm = comm
-        # `ip netns exec` becomes the program, so the PID stays the one we know.
-        # A session of its own lets close() reach forked children too.
-        self._process = subprocess.Popen(
-            ["ip", "netns", "exec", host.namespace, *PROGRAM, comm],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.pid = self._process.pid
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.pid = self._leader = nursery(host).fork(comm, theirs)
+        # The process, whoever has its number later.
+        self._pidfd = os.pidfd_open(self.pid)
+        with ours:
+            self._orders = ours.makefile("w")
+            self._answers = ours.makefile("r")
 
     def call(self, command: str, *arguments: Any) -> Any:
         """Give an order and wait for its answer."""
@@ -40,16 +87,13 @@ class Remote:
         return self.answer()
 
     def order(self, command: str, *arguments: Any) -> None:
-        assert self._process.stdin
-        print(json.dumps([command, *arguments]), file=self._process.stdin, flush=True)
+        print(json.dumps([command, *arguments]), file=self._orders, flush=True)
 
     def answer(self) -> Any:
         """Return what the last order returned, or raise its OSError."""
-        stdout = self._process.stdout
-        assert stdout
-        if not select.select([stdout], [], [], PATIENCE)[0]:
+        if not select.select([self._answers], [], [], PATIENCE)[0]:
             raise TimeoutError(f"{self.comm}: no answer")
-        line = stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise RuntimeError(f"{self.comm} died")
         verdict, *rest = json.loads(line)
@@ -65,12 +109,17 @@ class Remote:
 
     def kill(self) -> None:
         """SIGKILL, and wait until the kernel has closed its sockets."""
-        self._process.kill()
-        self._process.wait()
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        # It is told of only then (kernel/exit.c: exit_notify()).
+        select.select([self._pidfd], [], [])
 
     def close(self) -> None:
         """End the process, and any that it forked."""
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with self._process:
-            pass
+            os.killpg(self._leader, signal.SIGKILL)
+        select.select([self._pidfd], [], [])
+        os.close(self._pidfd)
+        for stream in (self._orders, self._answers):
+            # What a killed process has not read any more.
+            with suppress(BrokenPipeError):
+                stream.close()
