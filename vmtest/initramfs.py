@@ -22,14 +22,14 @@ from vmtest.packages import PackageError, contents, merged
 
 # With all that they depend on; of that only what the programs need is taken.
 PACKAGES = (
-    "python3",
-    "libbpf1",
-    "iproute2",
-    "nftables",
-    "busybox-static",
-    "util-linux",
+    *("python3", "libbpf1", "iproute2", "nftables", "util-linux"),
+    # Its own shell would not do: to that, `ip` is busybox's, whatever the path.
+    *("busybox-static", "dash"),
 )
-PROGRAMS = ("python3", "ip", "ss", "nft", "tc", "setpriv", "unshare", "busybox")
+PROGRAMS = (
+    *("python3", "ip", "ss", "tc", "nft", "setpriv", "unshare", "nsenter"),
+    *("busybox", "dash"),
+)
 # The second is loaded by the C library, by name, when a thread ends.
 LIBRARIES = ("libbpf.so.1", "libgcc_s.so.1")
 # Of Python's own library: what no test needs, or needs libraries by the megabyte.
@@ -66,7 +66,7 @@ def user_space(packages: Iterable[Path], arch: str) -> Tree:
             finder.take(path)
     for path, data in test_runner().items():
         tree[f"usr/lib/python3/dist-packages/{path}"] = cpio.file(data)
-    tree["usr/bin/sh"] = cpio.link("busybox")
+    tree["usr/bin/sh"] = cpio.link("dash")
     tree["usr/bin/env"] = cpio.link("busybox")
     tree["etc/passwd"] = cpio.file(b"root:x:0:0:root:/root:/bin/sh\n")
     tree["etc/group"] = cpio.file(b"root:x:0:\n")

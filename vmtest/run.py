@@ -73,8 +73,10 @@ def user_space(cache: Path, arch: str) -> Path:
     before = refreshed.stat().st_mtime_ns if refreshed.exists() else 0
     if complaint := apt.refresh():
         raise PackageError(complaint)
-    plan = folder / "plan.json"
+    plan = folder / f"plan-{fingerprint(*initramfs.PACKAGES)}.json"
     if not plan.exists() or refreshed.stat().st_mtime_ns != before:
+        for old in folder.glob("plan-*.json"):
+            old.unlink()
         files = apt.download_all(initramfs.PACKAGES)
         write(plan, json.dumps([str(path) for path in files]).encode())
     packages = [Path(name) for name in json.loads(plan.read_text())]

@@ -110,11 +110,14 @@ class Remote:
     def kill(self) -> None:
         """SIGKILL, and wait until the kernel has closed its sockets."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        # It is told of only then (kernel/exit.c: exit_notify()).
+        # That is told of only then (kernel/exit.c: exit_notify()).
         select.select([self._pidfd], [], [])
 
     def close(self) -> None:
         """End the process, and any that it forked."""
+        # Both: it leads no group until it has come to run.
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self._leader, signal.SIGKILL)
         select.select([self._pidfd], [], [])
