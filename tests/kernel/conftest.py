@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import netns, remote
+from . import netns
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,4 +24,3 @@ def root() -> None:
 def network(root: None) -> Iterator[netns.Network]:
     with netns.network() as pair:
         yield pair
-        remote.close_nurseries()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from . import remote
+
 PREFIX = "tcplife-test-"
 
 # A port in the set `dropped` loses its packets, whichever way they go. Shrunk
@@ -100,6 +102,7 @@ def network() -> Iterator[Network]:
         yield Network(*hosts)
     finally:
         for host in hosts:
+            remote.close_nursery(host)
             # It may never have been made.
             subprocess.run(
                 ["ip", "netns", "del", host.namespace],

@@ -11,11 +11,13 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .netns import Host
+if TYPE_CHECKING:
+    from .netns import Host
 
 PROGRAM = (sys.executable, "-IS", str(Path(__file__).with_name("endpoint.py")))
 PATIENCE = 30.0
@@ -62,19 +64,39 @@ def nursery(host: Host) -> Nursery:
         return _nurseries[host.namespace]
 
 
-def close_nurseries() -> None:
-    while _nurseries:
-        _nurseries.popitem()[1].close()
+def close_nursery(host: Host) -> None:
+    with _nurseries_lock:
+        if found := _nurseries.pop(host.namespace, None):
+            found.close()
+
+
+def start(host: Host, program: Sequence[str], channel: socket.socket) -> int:
+    """Start a program that isn't endpoint.py; return its PID."""
+    # `ip netns exec` becomes the program, so the PID stays the one we know.
+    argv = ["ip", "netns", "exec", host.namespace, *program]
+    fd = channel.fileno()
+    # Remote waits for it, as it does for a nursery's.
+    return os.posix_spawnp(
+        "ip",
+        argv,
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, 0), (os.POSIX_SPAWN_DUP2, fd, 1)],
+        setsid=True,
+    )
 
 
 class Remote:
-    """One endpoint process."""
+    """One endpoint process, or another program that takes orders as it does."""
 
-    def __init__(self, host: Host, comm: str) -> None:
+    def __init__(self, host: Host, comm: str, program: Sequence[str] = ()) -> None:
         self.comm = comm
         ours, theirs = socket.socketpair()
         with theirs:
-            self.pid = self._leader = nursery(host).fork(comm, theirs)
+            if program:
+                self.pid = start(host, [*program, comm], theirs)
+            else:
+                self.pid = nursery(host).fork(comm, theirs)
+        self._leader = self.pid
         # The process, whoever has its number later.
         self._pidfd = os.pidfd_open(self.pid)
         with ours:
@@ -122,6 +144,8 @@ class Remote:
             os.killpg(self._leader, signal.SIGKILL)
         select.select([self._pidfd], [], [])
         os.close(self._pidfd)
+        with suppress(ChildProcessError):  # a nursery's
+            os.waitpid(self._leader, 0)
         for stream in (self._orders, self._answers):
             # What a killed process has not read any more.
             with suppress(BrokenPipeError):
