@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from vmtest.steps import MARK, Verdict
+from vmtest.steps import MARK, Verdict, verdict
 
 
 class Machine(NamedTuple):
@@ -93,7 +93,7 @@ def boot(
                         booted = booted or time.monotonic() - began
                         sections.append(Output(told["begin"], []))
                     elif "verdict" in told:
-                        verdicts.append(Verdict(*told["verdict"]))
+                        verdicts.append(verdict(*told["verdict"]))
                     else:
                         status = told["status"]
                 else:

@@ -23,9 +23,11 @@ while read -r module; do
 	insmod "/modules/$module" || echo "vmtest: no $module"
 done < /modules/order
 ip link set lo up
+# For the step that hides it.
+cat /sys/kernel/btf/vmlinux > /run/vmlinux.btf
 hostname guest
 cd /checkout
-export CI=true TCPLIFE_KERNEL_TESTS=1 PYTHONPATH=/checkout/src:/checkout
+export CI=true TCPLIFE_KERNEL_TESTS=1 PYTHONPATH=/checkout/src:/checkout:/checkout/tests
 export PYTHONDONTWRITEBYTECODE=1
 python3 -m vmtest.guest
 sync

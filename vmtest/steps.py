@@ -2,67 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
     """A run of pytest in the guest.
 
-    name: for the table; tests: pytest's arguments; each_tier: whether it runs once
-    for each tier of the kernel's; setting: what the guest is made first.
+    name: for the table; tests: pytest's arguments; ci: whether .ci/run runs it, too;
+    setting: what the guest is made first.
     """
 
     name: str
     tests: tuple[str, ...]
-    each_tier: bool = True
+    ci: bool
     setting: str = ""
 
 
 NO_BTF = "no-btf"  # /sys/kernel/btf hidden, for this step
-LOCKDOWN = "lockdown"  # the kernel locked down, from this step on
+INTEGRITY = "integrity"  # the kernel locked down, from this step on
+CONFIDENTIALITY = "confidentiality"
 
 STEPS = (
-    Step("owner and bytes", ("tests/kernel/test_sessions.py",)),
-    Step("tcpstates", ("tests/kernel/test_states.py",)),
-    Step("no BTF", ("vmtest/cases/test_no_btf.py",), False, NO_BTF),
-    # The last: there is no way back.
-    Step("lockdown", ("vmtest/cases/test_lockdown.py",), False, LOCKDOWN),
+    Step("tiers", ("vmtest/cases/test_tiers.py",), ci=True),
+    Step("check", ("vmtest/cases/test_check.py",), ci=True),
+    Step("no BTF", ("vmtest/cases/test_no_btf.py",), ci=True, setting=NO_BTF),
+    Step("tcplife", ("tests/kernel/test_sessions.py",), ci=False),
+    Step("tcpstates", ("tests/kernel/test_states.py",), ci=False),
+    # The last ones: there is no way back.
+    Step("integrity", ("vmtest/cases/test_locked.py",), ci=False, setting=INTEGRITY),
+    Step(
+        "lockdown", ("vmtest/cases/test_locked.py",), ci=True, setting=CONFIDENTIALITY
+    ),
 )
+
+# Where a step's tests find what the guest is: by names of environment variables.
+TIERS = "VMTEST_TIERS"  # those that must work, as 1,2
+SETTING = "VMTEST_SETTING"
+
+
+class Rows(NamedTuple):
+    """How many rows of a tier were right. what: one of COUNTED."""
+
+    what: str
+    tier: int
+    right: int
+    expected: int
+
+
+COUNTED = ("sessions", "changes")
 
 
 class Verdict(NamedTuple):
-    """How a step went. tier: as forced, or None for what the tool chose."""
+    """How a step went."""
 
     step: str
-    tier: int | None
     passed: int
     failed: int
-    right: int
-    expected: int
+    rows: list[Rows]
     seconds: float
 
     @property
     def good(self) -> bool:
-        return self.passed > 0 and not self.failed and self.right == self.expected
+        return (
+            self.passed > 0
+            and not self.failed
+            and all(rows.right == rows.expected > 0 for rows in self.rows)
+        )
+
+
+def verdict(step: str, passed: int, failed: int, rows: Any, seconds: float) -> Verdict:
+    """From JSON."""
+    return Verdict(step, passed, failed, [Rows(*each) for each in rows], seconds)
 
 
 # A line of the guest's console that is not output but one of these, in JSON:
-# {"begin": title}, {"verdict": [...]}, {"status": exit status}.
+# {"begin": step}, {"verdict": [...]}, {"status": exit status}.
 MARK = "@vmtest "
 
-
-def runs(
-    tiers: Iterable[int], only: str | None = None
-) -> list[tuple[Step, int | None]]:
-    """Steps, each with the tier to force."""
-    chosen: list[int | None] = [*tiers] or [None]
-    return [
-        (step, tier)
-        for step in STEPS
-        if only in (None, step.name)
-        for tier in (chosen if step.each_tier else [None])
-    ]
+# {"steps": [[name, ...]...], "tiers": [...]} or {"exec": command}
+Job = dict[str, Any]
 
 
-Job = dict[str, Any]  # {"runs": [[step, tier]...]} or {"exec": command}
+def chosen(only: str | None, *, ci: bool) -> list[Step]:
+    return [step for step in STEPS if only in (None, step.name) and (step.ci or not ci)]
