@@ -68,8 +68,10 @@ def user_space(packages: Iterable[Path], arch: str) -> Tree:
         tree[f"usr/lib/python3/dist-packages/{path}"] = cpio.file(data)
     tree["usr/bin/sh"] = cpio.link("dash")
     tree["usr/bin/env"] = cpio.link("busybox")
-    tree["etc/passwd"] = cpio.file(b"root:x:0:0:root:/root:/bin/sh\n")
-    tree["etc/group"] = cpio.file(b"root:x:0:\n")
+    tree["etc/passwd"] = cpio.file(
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+    )
+    tree["etc/group"] = cpio.file(b"root:x:0:\nnogroup:x:65534:\n")
     tree["etc/hosts"] = cpio.file(b"127.0.0.1 localhost guest\n::1 localhost\n")
     tree["init"] = cpio.file((ROOT / "vmtest/init.sh").read_bytes(), 0o755)
     return tree | compiled(tree)

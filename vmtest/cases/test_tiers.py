@@ -16,7 +16,7 @@ import pytest
 from kernel import test_states
 from kernel.changes import Feed, Life, by_key, lives, path
 from kernel.netns import Network
-from kernel.scenarios import FAMILIES, End, Key, Stage, all_ends, play_all
+from kernel.scenarios import FAMILIES, End, Key, Plays, Stage, play_all
 from kernel.test_sessions import end_of
 from kernel.tracer import STATES, Row, ours
 
@@ -37,8 +37,8 @@ class Told(NamedTuple):
 
 
 class Traced(NamedTuple):
-    sessions: list[End]
-    ends: list[tuple[str, End]]  # of these and more, by their scenario
+    sessions: list[tuple[str, End]]  # with their scenarios
+    ends: list[tuple[str, End]]  # of these and more
     failures: list[str]
     told: dict[int, Told]
 
@@ -64,18 +64,11 @@ def traced(network: Network) -> Iterator[Traced]:
                 for scenario in test_states.MORE
                 for family in FAMILIES
             }
-            sessions = all_ends(plays)
-            every = plays | more
-            ends = [
-                (name, end)
-                for (name, _), play in every.items()
-                if not play.exception()
-                for end in play.result()
-            ]
-            keys = {end.key for _, end in ends}
+            sessions, others = ends_of(plays), ends_of(more)
+            keys = {end.key for _, end in sessions + others}
             in_time = {}
             for tier, (tcplife, _) in tools.items():
-                tcplife.wait_for_ends(sessions)
+                tcplife.wait_for_ends(end for _, end in sessions)
                 in_time[tier] = set(tcplife.rows())
                 feeds[tier].wait_for_closed(keys)
         statuses = {
@@ -83,10 +76,10 @@ def traced(network: Network) -> Iterator[Traced]:
         }
         yield Traced(
             sessions,
-            ends,
+            sessions + others,
             [
                 f"{case}: {play.exception()!r}"
-                for case, play in every.items()
+                for case, play in (plays | more).items()
                 if play.exception()
             ],
             {
@@ -100,6 +93,16 @@ def traced(network: Network) -> Iterator[Traced]:
                 for tier, pair in tools.items()
             },
         )
+
+
+def ends_of(plays: Plays) -> list[tuple[str, End]]:
+    """The ends in those that could be played."""
+    return [
+        (name, end)
+        for (name, _), play in plays.items()
+        if not play.exception()
+        for end in play.result()
+    ]
 
 
 def test_all_was_played(traced: Traced) -> None:
@@ -117,10 +120,12 @@ def test_nothing_was_lost(traced: Traced, tier: int) -> None:
 def test_sessions(traced: Traced, tier: int, record_property: Record) -> None:
     told = traced.told[tier]
     wrong = []
-    for end in traced.sessions:
+    for scenario, end in traced.sessions:
         rows = [end_of(row) for row in told.rows.get(end.key, [])]
-        if rows != [end] or end.key not in told.in_time:
-            wrong.append(f"{end}: {rows}")
+        if rows != [end]:
+            wrong.append(f"{scenario}: {end}: {rows}")
+        elif end.key not in told.in_time:
+            wrong.append(f"{scenario}: {end}: late")
     expected = len(traced.sessions)
     record_property("sessions", (tier, expected - len(wrong), expected))
     assert not wrong, "\n".join(wrong)
