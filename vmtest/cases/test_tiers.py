@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -34,6 +35,7 @@ class Told(NamedTuple):
     lives: dict[Key, list[Life]]
     errors: list[str]
     statuses: list[int]
+    missed: int  # changes that the kernel ran no program for
 
 
 class Traced(NamedTuple):
@@ -71,6 +73,10 @@ def traced(network: Network) -> Iterator[Traced]:
                 tcplife.wait_for_ends(end for _, end in sessions)
                 in_time[tier] = set(tcplife.rows())
                 feeds[tier].wait_for_closed(keys)
+        missed = {
+            tier: sum(kernel_missed(tool.process.pid) for tool in pair)
+            for tier, pair in tools.items()
+        }
         statuses = {
             tier: [tool.stop() for tool in pair] for tier, pair in tools.items()
         }
@@ -89,10 +95,22 @@ def traced(network: Network) -> Iterator[Traced]:
                     by_key(lives(feeds[tier].changes())),
                     [line for tool in pair for line in tool.errors],
                     statuses[tier],
+                    missed[tier],
                 )
                 for tier, pair in tools.items()
             },
         )
+
+
+def kernel_missed(pid: int) -> int:
+    """How often a program was to run while it was running on that processor.
+
+    The kernel leaves it out then (kernel/trace/bpf_trace.c: __bpf_trace_run()).
+    """
+    counts = []
+    for each in Path(f"/proc/{pid}/fdinfo").iterdir():
+        counts += re.findall(r"^recursion_misses:\t(\d+)$", each.read_text(), re.M)
+    return sum(map(int, counts))
 
 
 def ends_of(plays: Plays) -> list[tuple[str, End]]:
@@ -127,6 +145,7 @@ def test_sessions(traced: Traced, tier: int, record_property: Record) -> None:
         elif end.key not in told.in_time:
             wrong.append(f"{scenario}: {end}: late")
     expected = len(traced.sessions)
+    print(f"missed by the kernel: {told.missed}")
     record_property("sessions", (tier, expected - len(wrong), expected))
     assert not wrong, "\n".join(wrong)
 
