@@ -92,11 +92,10 @@ static __always_inline bool any_parked(void)
 static __always_inline __u8 own(struct owner *owner, struct owner_more *more,
 				__u8 certainty, __u8 as)
 {
-	__u8 now = take_owner(owner, certainty, as);
-
-	if (now == as)
-		take_owner_more(more);
-	return now;
+	if (!may_own(certainty))
+		return certainty;
+	take_owner_more(more);
+	return take_owner(owner, certainty, as);
 }
 
 static __always_inline void send(struct event *event,

@@ -269,6 +269,12 @@ def trace(
             say(name, f"tracing, tier {tier.number}: {tier.needs}")
         lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
         pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
+        if tracing.partial:
+            say(
+                name,
+                "not all network namespaces could be entered, which takes CAP_SYS_ADMIN"
+                " and CAP_SYS_PTRACE: sessions open in the others are not listed",
+            )
 
 
 def open_lines(

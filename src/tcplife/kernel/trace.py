@@ -120,6 +120,11 @@ class Trace:
         """The path of a cgroup by its ID, below the root of the v2 hierarchy."""
         return self._cgroups.path(number) if self._cgroups else None
 
+    @property
+    def partial(self) -> bool:
+        """Whether sessions in network namespaces not ours to enter are missing."""
+        return bool(self._walks and self._walks.partial)
+
     def open_sessions(self, last: bool = False) -> Iterator[Batch]:
         """The sessions that are open now. last: they are not told again."""
         if self._walks:

@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from tcplife.kernel.program import Program, Struct, read_iterator
 
 NETNS = "/proc/self/ns/net"
+# Where ip-netns(8) keeps those that it makes.
+NAMED = "/run/netns"
 # include/uapi/linux/sched.h
 _CLONE_NEWNET = 0x40000000
 
 
 class Walks:
-    """skipped: how many network namespaces could not be entered."""
+    """partial: there are network namespaces that could not be entered."""
 
     def __init__(self, program: Program, control: Struct) -> None:
         self._program = program
         self._control = control
         self._rounds = 0
-        self.skipped = 0
+        self.partial = False
 
     def note(self) -> None:
         """Has the kernel side know all sessions that are open."""
@@ -56,40 +58,48 @@ class Walks:
         """
         yield self._program.iterate(program)
         libc = ctypes.CDLL(None, use_errno=True)
-        self.skipped = 0
         home = os.open(NETNS, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for path in _others(os.fstat(home).st_ino):
+            for path in self._others(os.fstat(home).st_ino):
                 try:
                     there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError:  # gone meanwhile, or not ours to see
-                    self.skipped += 1
+                except OSError as error:
+                    self._note_failure(error)
                     continue
                 entered = libc.setns(there, _CLONE_NEWNET) == 0
                 os.close(there)
                 if not entered:
-                    self.skipped += 1
+                    self.partial = True
                     continue
-                fd = self._program.iterate(program)
-                libc.setns(home, _CLONE_NEWNET)
+                try:
+                    fd = self._program.iterate(program)
+                finally:
+                    libc.setns(home, _CLONE_NEWNET)
                 yield fd
         finally:
             os.close(home)
 
-
-def _others(own: int) -> Iterator[str]:
-    """A path to each network namespace that a process is in, but our own."""
-    seen = {own}
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            path = f"/proc/{entry}/ns/net"
+    def _others(self, own: int) -> Iterator[str]:
+        """A path to each network namespace that has a process or a name, but `own`."""
+        seen = {own}
+        pids = filter(str.isdecimal, os.listdir("/proc"))
+        paths = [f"/proc/{pid}/ns/net" for pid in pids]
+        if os.path.isdir(NAMED):
+            paths += [f"{NAMED}/{name}" for name in os.listdir(NAMED)]
+        for path in paths:
             try:
                 inode = os.stat(path).st_ino
-            except OSError:  # the process is gone, or not ours to see
+            except OSError as error:
+                self._note_failure(error)
                 continue
             if inode not in seen:
                 seen.add(inode)
                 yield path
+
+    def _note_failure(self, error: OSError) -> None:
+        """A process that is gone by now takes nothing away."""
+        if not isinstance(error, (FileNotFoundError, ProcessLookupError)):
+            self.partial = True
 
 
 def _exhaust(fd: int) -> None:
