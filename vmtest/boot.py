@@ -98,7 +98,7 @@ def boot(
                         verdicts.append(verdict(*told["verdict"]))
                     else:
                         status = told["status"]
-                else:
+                elif line:
                     sections[-1].lines.append(line)
                     if show and status is None and len(sections) > 1:
                         show(line)

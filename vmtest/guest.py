@@ -29,7 +29,8 @@ LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 
 def tell(**what: Any) -> None:
-    print(MARK + json.dumps(what), flush=True)
+    # On a line of its own, however the output before it has ended.
+    print(f"\n{MARK}{json.dumps(what)}", flush=True)
 
 
 class Counter:

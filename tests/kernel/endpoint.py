@@ -6,15 +6,18 @@ are known by the names that the orders give them. See remote.py for the other en
 
 Run as a program, `endpoint.py FD`, it forks such processes: for each message on that
 socket, which has the new process's name and comes with the descriptor to be its
-standard input and output, it answers with the PID. To start a Python for each would
-take most of the tests' time, and ten times as long in a virtual machine.
+standard input and output, it answers with the PID. A message without a descriptor is a
+command for nft, and is answered with 0 once it is carried out. To start a program for
+each would take most of the tests' time, and ten times as long in a virtual machine.
 """
 
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -310,14 +313,34 @@ def play(comm: str) -> None:
         print(json.dumps(obey(command, arguments)), flush=True)
 
 
+class Firewall:
+    """nft, kept in this process (libnftables(3))."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libnftables.so.1")
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+
+    def run(self, command: bytes) -> int:
+        status = self._library.nft_run_cmd_from_buffer(self._context, command)
+        return int(status)
+
+
 def main() -> None:
     orders = socket.socket(fileno=int(sys.argv[1]))
+    firewall = None
     # Nobody waits for the forked but who ordered them, by a PID descriptor.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A child that collects garbage would copy all the memory that it shares.
+    gc.freeze()
     while True:
-        name, descriptors, _, _ = socket.recv_fds(orders, 4096, 1)
-        if not descriptors:
+        message, descriptors, _, _ = socket.recv_fds(orders, 4096, 1)
+        if not message:
             return
+        if not descriptors:
+            firewall = firewall or Firewall()
+            orders.send(struct.pack("i", firewall.run(message)))
+            continue
         (channel,) = descriptors
         if pid := os.fork():
             os.close(channel)
@@ -330,7 +353,7 @@ def main() -> None:
         for standard in (0, 1):
             os.dup2(channel, standard)
         os.close(channel)
-        play(os.fsdecode(name))
+        play(os.fsdecode(message))
         return
 
 

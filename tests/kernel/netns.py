@@ -57,7 +57,7 @@ class Network:
     def _firewall(self, verb: str, port: int) -> None:
         for host in (self.client, self.server):
             rule = f"{verb} element inet test dropped {{ {port} }}"
-            run_in(host, "nft", rule)
+            remote.nursery(host).firewall(rule)
 
 
 def run_in(host: Host, *argv: str, stdin: str | None = None) -> str:

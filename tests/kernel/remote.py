@@ -36,16 +36,26 @@ class Nursery:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        # `ip netns exec` becomes the program.
+        self.pid = self._process.pid
 
     def fork(self, comm: str, channel: socket.socket) -> int:
         """Start an endpoint, which reads and writes there; return its PID."""
+        return self._order(os.fsencode(comm), channel.fileno())
+
+    def firewall(self, command: str) -> None:
+        """Carry out a command of nft's."""
+        if self._order(command.encode()):
+            raise RuntimeError(f"nft {command}: see standard error")
+
+    def _order(self, message: bytes, *descriptors: int) -> int:
         with self._lock:
-            socket.send_fds(self._orders, [os.fsencode(comm)], [channel.fileno()])
+            socket.send_fds(self._orders, [message], descriptors)
             answer = self._orders.recv(4)
         if not answer:
             raise RuntimeError("the endpoints' nursery died")
-        (pid,) = struct.unpack("i", answer)
-        return int(pid)
+        (value,) = struct.unpack("i", answer)
+        return int(value)
 
     def close(self) -> None:
         self._orders.close()
@@ -72,7 +82,6 @@ def close_nursery(host: Host) -> None:
 
 def start(host: Host, program: Sequence[str], channel: socket.socket) -> int:
     """Start a program that isn't endpoint.py; return its PID."""
-    # `ip netns exec` becomes the program, so the PID stays the one we know.
     argv = ["ip", "netns", "exec", host.namespace, *program]
     fd = channel.fileno()
     # Remote waits for it, as it does for a nursery's.
