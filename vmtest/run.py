@@ -156,6 +156,7 @@ COLUMNS = {
     "step": 11,
     "tier": 6,
     **dict.fromkeys(steps.COUNTED, 11),
+    "again": 7,
     "tests": 16,
     "seconds": 8,
 }
@@ -173,6 +174,7 @@ def tiers_of(verdict: steps.Verdict) -> dict[int, dict[str, str]]:
     for rows in verdict.rows:
         cells = found.setdefault(rows.tier, {"tier": str(rows.tier)})
         cells[rows.what] = f"{rows.right}/{rows.expected}"
+        cells["again"] = str(rows.again or "")
     return found
 
 

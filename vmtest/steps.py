@@ -44,12 +44,16 @@ SETTING = "VMTEST_SETTING"
 
 
 class Rows(NamedTuple):
-    """How many rows of a tier were right. what: one of COUNTED."""
+    """How many rows of a tier were right.
+
+    what: one of COUNTED; again: sessions that had to be played again.
+    """
 
     what: str
     tier: int
     right: int
     expected: int
+    again: int
 
 
 COUNTED = ("sessions", "changes")
