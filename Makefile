@@ -17,7 +17,7 @@ BPF_CFLAGS := -target bpf -O2 -g -Wall -Wextra -Wno-unused-parameter \
 	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
 BUILD = $(CLANG) $(BPF_CFLAGS) -c $< -o $@ && $(STRIP) -g $@
 
-.PHONY: bpf man format clean
+.PHONY: bpf man format vmtest clean
 bpf: $(OBJECTS) $(OLDER) src/tcplife/layout.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
@@ -49,6 +49,10 @@ man:
 
 format:
 	$(CLANG_FORMAT) -i $(BPF)/*.c $(BPF)/*.h benchmarks/*.c
+
+# All kernels, or those chosen: make vmtest KERNEL=6.1 ARCH=arm64
+vmtest:
+	scripts/vmtest $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ARCH),--arch $(ARCH))
 
 clean:
 	rm -rf build dist .venv .test

@@ -4,7 +4,7 @@ How they fit together:
 
 netns      a pair of network namespaces joined by a veth pair
 endpoint   the program that plays a client or a server, one order at a time
-remote     starts an endpoint in a namespace and gives it its orders
+remote     has endpoints started in a namespace and gives them their orders
 scenarios  the sessions, each with the rows that it must leave
 tracer     runs a tool (ours or libbpf-tools') and collects its rows
 

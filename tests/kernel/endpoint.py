@@ -1,20 +1,28 @@
 """Plays a client or a server, one order at a time.
 
-Run as a program: `endpoint.py COMM`. Reads orders from standard input, one JSON
-list a line, [command, argument...], and answers each on standard output with
-["ok", value] or ["error", errno, text]. Sockets are known by the names that the
-orders give them. See remote.py for the other end.
+Reads orders from standard input, one JSON list a line, [command, argument...], and
+answers each on standard output with ["ok", value] or ["error", errno, text]. Sockets
+are known by the names that the orders give them. See remote.py for the other end.
+
+Run as a program, `endpoint.py FD`, it forks such processes: for each message on that
+socket, which has the new process's name and comes with the descriptor to be its
+standard input and output, it answers with the PID. A message without a descriptor is a
+command for nft, and is answered with 0 once it is carried out. To start a program for
+each would take most of the tests' time, and ten times as long in a virtual machine.
 """
 
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
 import select
+import signal
 import socket
 import struct
 import sys
@@ -298,11 +306,55 @@ def obey(command: str, arguments: Any) -> Any:
         return "error", error.errno, str(error)
 
 
-def main() -> None:
-    set_comm(sys.argv[1])
+def play(comm: str) -> None:
+    set_comm(comm)
     for line in sys.stdin:
         command, *arguments = json.loads(line)
         print(json.dumps(obey(command, arguments)), flush=True)
+
+
+class Firewall:
+    """nft, kept in this process (libnftables(3))."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libnftables.so.1")
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+
+    def run(self, command: bytes) -> int:
+        status = self._library.nft_run_cmd_from_buffer(self._context, command)
+        return int(status)
+
+
+def main() -> None:
+    orders = socket.socket(fileno=int(sys.argv[1]))
+    firewall = None
+    # Nobody waits for the forked but who ordered them, by a PID descriptor.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A child that collects garbage would copy all the memory that it shares.
+    gc.freeze()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(orders, 4096, 1)
+        if not message:
+            return
+        if not descriptors:
+            firewall = firewall or Firewall()
+            orders.send(struct.pack("i", firewall.run(message)))
+            continue
+        (channel,) = descriptors
+        if pid := os.fork():
+            os.close(channel)
+            orders.send(struct.pack("i", pid))
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # So that a signal reaches its forked children, too.
+        os.setsid()
+        orders.close()
+        for standard in (0, 1):
+            os.dup2(channel, standard)
+        os.close(channel)
+        play(os.fsdecode(message))
+        return
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from . import remote
+
 PREFIX = "tcplife-test-"
 
 # A port in the set `dropped` loses its packets, whichever way they go. Shrunk
@@ -55,7 +57,7 @@ class Network:
     def _firewall(self, verb: str, port: int) -> None:
         for host in (self.client, self.server):
             rule = f"{verb} element inet test dropped {{ {port} }}"
-            run_in(host, "nft", rule)
+            remote.nursery(host).firewall(rule)
 
 
 def run_in(host: Host, *argv: str, stdin: str | None = None) -> str:
@@ -104,6 +106,7 @@ def network(tag: str = "") -> Iterator[Network]:
         yield Network(*hosts)
     finally:
         for host in hosts:
+            remote.close_nursery(host)
             # It may never have been made.
             subprocess.run(
                 ["ip", "netns", "del", host.namespace],

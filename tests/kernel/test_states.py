@@ -248,7 +248,8 @@ def traced(network: Network) -> Iterator[Traced]:
             stack.enter_context(ours("--json")),
         ]
         states, exact, sessions = tracers
-        feed = Feed(states, hosts)
+        # Until Linux 6.17 or so a child has its listener's address at first.
+        feed = Feed(states, [*hosts, "::"])
         ends: dict[str, list[End]] = {}
         failures = []
         with play_all(network) as plays, ThreadPoolExecutor(4) as pool:
@@ -268,7 +269,7 @@ def traced(network: Network) -> Iterator[Traced]:
             unclosed = feed.wait_for_closed(end.key for end in every)
             sessions.wait_for_ends(every)
             statuses = [tracer.stop() for tracer in tracers]
-        in_csv = tuple(f",{host}," for host in hosts)
+        in_csv = tuple(f",{host}," for host in (*hosts, "::"))
         yield Traced(
             ends,
             failures,

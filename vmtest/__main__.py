@@ -1,0 +1,7 @@
+"""python3 -m vmtest"""
+
+import sys
+
+from vmtest.run import main
+
+sys.exit(main())

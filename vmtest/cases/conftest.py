@@ -1,0 +1,5 @@
+"""What the kernel tests share."""
+
+from kernel.conftest import network, root
+
+__all__ = ["network", "root"]
