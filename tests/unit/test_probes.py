@@ -197,7 +197,9 @@ def open_tier(monkeypatch: pytest.MonkeyPatch) -> Open:
         monkeypatch.setattr(FakeProgram, "refused", refused)
         monkeypatch.setattr(FakeProgram, "closed", ())
         library: Any = FakeLibbpf()
-        return tiers.open_tier(library, "tool", lambda *_: None, tiers=two)
+        return tiers.open_tier(
+            library, lambda tier: f"tool{tier.suffix}", lambda *_: None, tiers=two
+        )
 
     two = (tiers.Tier(1, "much"), tiers.Tier(2, "little"))
     monkeypatch.setattr(tiers, "Program", FakeProgram)

@@ -57,7 +57,7 @@ class Opened:
 
 def open_tier(
     library: Library,
-    name: str,
+    name: Callable[[Tier], str],
     set_up: Callable[[Program, Tier], None],
     *,
     tiers: Sequence[Tier] = TIERS,
@@ -66,14 +66,14 @@ def open_tier(
 ) -> Opened:
     """The best of `tiers` that this host allows, with its program loaded and attached.
 
-    name: the object's; set_up: called with the program before it is loaded; btf: the
-    file that describes the kernel's types, instead of the kernel's own.
+    name: of a tier's object; set_up: called with the program before it is loaded;
+    btf: the file that describes the kernel's types, instead of the kernel's own.
     Raises UnavailableError, with the reason and the remedy.
     """
     failures: list[str] = []
     for tier in tiers:
         try:
-            program = Program(library, name + tier.suffix, btf or find_btf())
+            program = Program(library, name(tier), btf or find_btf())
             try:
                 set_up(program, tier)
                 program.load()

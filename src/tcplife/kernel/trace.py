@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.kernel.cgroups import Cgroups
     from tcplife.kernel.holders import Holders
+    from tcplife.kernel.summing import Request, Sums
     from tcplife.kernel.walk import Walks
 
 # Which sessions are told: those that begin from now on, those that are open now as
@@ -48,7 +49,8 @@ class Trace:
     some filters (Filter.needs_story()). whole_life: Filter.min_us is of the lifespan
     from the first state. paths: cgroup_path() will be asked. tier: only this one.
     btf: a file with the kernel's types. max_sessions: how many are followed at once,
-    in tiers 2 to 4.
+    in tiers 2 to 4. request: what is to be summed up, instead of told; where the kernel
+    side can (`sums`), batches have only what it could not do.
 
     Raises UnavailableError where the host doesn't allow it. The kernel programs
     hang on file descriptors: they go with the process, however it ends.
@@ -65,6 +67,7 @@ class Trace:
         tier: int | None = None,
         btf: str | None = None,
         max_sessions: int = MAX_SESSIONS,
+        request: Request | None = None,
     ) -> None:
         if wire is not STORY and (wanted.needs_story() or scope != NEW):
             raise ValueError("this needs a session's whole story")
@@ -73,13 +76,15 @@ class Trace:
         self._scope = scope
         self._whole_life = whole_life
         self._max_sessions = max_sessions
+        self._request = request
+        self.sums: Sums | None = None
         self._library = Library()
         self._cgroups: Cgroups | None = None
         self._walks: Walks | None = None
         self._holders: Holders | None = None
         opened = open_tier(
             self._library,
-            wire.sender,
+            self._object,
             self._set_up,
             tiers=_tiers(tier, scope),
             btf=btf,
@@ -104,6 +109,11 @@ class Trace:
             self._cgroups = Cgroups(
                 self._library, self._program, self._config(), wanted.cgroup
             )
+        if request and self.tier.has_storage:
+            from tcplife.kernel.summing import Sums
+
+            lookups = {"cgroup_path": self.cgroup_path}
+            self.sums = Sums(self._library, self._program, request, lookups)
         if scope != NEW:
             from tcplife.kernel.walk import Walks
 
@@ -157,10 +167,13 @@ class Trace:
             for data in self._walks.list_open(last):
                 yield self._batch(data)
 
-    def batches(self, stop: Stop) -> Iterator[Batch]:
+    def batches(
+        self, stop: Stop, interval: float = INTERVAL, ticks: bool = False
+    ) -> Iterator[Batch]:
         """Batches until `stop`, and then what is left.
 
-        A batch without records tells of a loss.
+        interval: seconds between looks. A batch without records tells of a loss or,
+        with `ticks`, that it has looked.
         """
         if self._scope == OPEN:
             yield from self.open_sessions()
@@ -175,7 +188,7 @@ class Trace:
             watched = _register(epoll, stop)
             # Many times a second on a busy host, with all caches cold: keep short.
             while not stop.expired():
-                events = epoll.poll(stop.remaining(INTERVAL))
+                events = epoll.poll(stop.remaining(interval))
                 for _ in range(CHUNKS):
                     data = read()
                     if data:
@@ -196,6 +209,8 @@ class Trace:
                     yield from self.open_sessions()
                 if any(fd in watched and stop.ends(fd) for fd, _ in events):
                     break
+                if ticks:
+                    yield self._batch(memoryview(b""))
         yield from self.open_sessions(last=True)
         self._program.detach()
         ring.finish()
@@ -232,15 +247,33 @@ class Trace:
             "filter_cgroup": bool(wanted.cgroup),
         }
 
+    def unsummed(self) -> tuple[int, int]:
+        """Sessions whose groups had no room, and values that no histogram had."""
+        *_, folded, uncounted = self._shared.counts()
+        return folded, uncounted
+
     @property
     def _walked(self) -> int:
         """How many parked sessions were given their owner by a search."""
         return self._holders.found if self._holders else 0
 
+    def _object(self, tier: Tier) -> str:
+        if self._request and tier.has_storage:
+            return self._request.object
+        return self._wire.sender + tier.suffix
+
     def _set_up(self, program: Program, tier: Tier) -> None:
         wanted = self._wanted
         wake_bytes = program.map_size("events") // 2
-        initial_config(program).update({**self._config(), "wake_bytes": wake_bytes})
+        config = initial_config(program)
+        config.update({**self._config(), "wake_bytes": wake_bytes})
+        if self._request and tier.has_storage:
+            from tcplife.kernel.summing import Sums
+
+            config.update(self._request.config())
+            for name, words in self._request.masks().items():
+                config.set(name, *words)
+            Sums.set_up(program, self._request)
         if not tier.has_storage:
             program.set_size("open_sessions", self._max_sessions)
         control = initial_control(program)
