@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tcplife.api import Session
     from tcplife.events import Wire
     from tcplife.sinks.rows import Lookups
 
@@ -66,7 +67,7 @@ KEYS = {
     "uid": By("UID", "%-5s", "the owner's user ID", "uid", "known(uid)"),
     "user": By("USER", "%-8.8s", "its name", "uid", "user_name(known(uid))"),
     "end": By("END", "%-13s", "how they ended", "end", "ENDS[end]"),
-    "netns": By("NETNS", "%-10s", "network namespace", "netns", "netns or None"),
+    "netns": By("NETNS", "%-10s", "network namespace", "netns", "netns"),
     "cgroup": By(
         "CGROUP", "%-24s", "the owner's cgroup", "cgroup", "cgroup_path(cgroup)"
     ),
@@ -197,6 +198,23 @@ class Group:
         for name, histogram in other.quantities.items():
             self.quantities[name].merge(histogram)
 
+    def to_list(self) -> list[Any]:
+        histograms = {
+            name: [h.count, h.total, h.most, list(h.buckets.items())]
+            for name, h in self.quantities.items()
+        }
+        return [self.count, self.ends, self.retrans, self.segs_out, histograms]
+
+    @classmethod
+    def from_list(cls, told: list[Any]) -> Group:
+        made = cls()
+        made.count, made.ends, made.retrans, made.segs_out, histograms = told
+        for name, (count, total, most, buckets) in histograms.items():
+            histogram = made.quantities[name]
+            histogram.count, histogram.total, histogram.most = count, total, most
+            histogram.buckets = dict(buckets)
+        return made
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Group):
             return NotImplemented
@@ -225,6 +243,44 @@ class Summary:
         if found is None:
             found = self.groups[key] = Group()
         return found
+
+    def add(self, session: Session) -> None:
+        """Adds one. Raises AttributeError if it lacks what `by` names."""
+        group = self.group(tuple(_of_session(session, name) for name in self.by))
+        group.count += 1
+        group.retrans += session.retrans
+        group.segs_out += session.segs_out
+        group.ends[session.end] = group.ends.get(session.end, 0) + 1
+        quantities = group.quantities
+        quantities["ms"].add(round(session.ms * 1000))
+        if session.connect_ms is not None:
+            quantities["connect"].add(round(session.connect_ms * 1000))
+        quantities["tx"].add(session.tx_bytes)
+        quantities["rx"].add(session.rx_bytes)
+        if session.rtt_ms is not None:
+            quantities["rtt"].add(round(session.rtt_ms * 1000))
+
+    def to_json(self) -> str:
+        """All of it, for from_json()."""
+        import json
+
+        groups = [[list(key), group.to_list()] for key, group in self.groups.items()]
+        return json.dumps({"by": self.by, "seconds": self.seconds, "groups": groups})
+
+    @classmethod
+    def from_json(cls, text: str) -> Summary:
+        """Raises ValueError if it is not what to_json() gave."""
+        import json
+
+        try:
+            told = json.loads(text)
+            made = cls(told["by"])
+            made.seconds = told["seconds"]
+            for key, group in told["groups"]:
+                made.groups[tuple(key)] = Group.from_list(group)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no summary: {error}") from None
+        return made
 
     def merge(self, other: Summary) -> None:
         """Adds what `other` has. Of several hosts at one time, `seconds` is not
@@ -266,6 +322,21 @@ class Summary:
         if rest.count:
             shown.append((OTHER, rest))
         return shown
+
+
+def _of_session(session: Session, name: str) -> Any:
+    """What KEYS makes of a record, of an object of the API."""
+    if name == "port":
+        if session.dir is None:
+            return min(session.lport, session.rport)
+        return session.rport if session.dir == "out" else session.lport
+    bits = subnet_bits(name)
+    if bits is None:
+        return getattr(session, name)
+    import ipaddress
+
+    length = bits[0] if session.ip == 4 else bits[1]
+    return str(ipaddress.ip_network(f"{session.raddr}/{length}", strict=False))
 
 
 def _percentile(share: float, quantity: str = "ms") -> Callable[[Group], float]:

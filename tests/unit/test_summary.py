@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import tcplife
 from tcplife import values
+from tcplife.columns import SESSION_COLUMNS
 from tcplife.errors import UsageError
 from tcplife.events import STATE_CHANGE, STORY
 from tcplife.histogram import Histogram, bounds, bucket_of
+from tcplife.records import compile_records
 from tcplife.sinks import summaries as shown
 from tcplife.summary import (
     KEYS,
@@ -97,10 +100,10 @@ def test_octaves_are_as_of_bcc() -> None:
 
 def some_sessions(seed: int, count: int) -> list[Session]:
     chance = random.Random(seed)
+    owners = ((0, b""), (5, b"curl"), (6, b"nginx"), (7, b"nginx"))
     return [
         Session(
-            pid=chance.choice((0, 5, 6)),
-            comm=chance.choice((b"curl", b"nginx")),
+            *chance.choice(owners),
             raddr=chance.choice(("10.1.2.3", "10.1.2.9", "10.9.0.1", "2001:db8::7")),
             rport=chance.choice((80, 443)),
             dir=chance.choice((0, 1, 2)),
@@ -172,7 +175,7 @@ Key = Callable[[Session], object]
 @pytest.mark.parametrize(
     ("by", "key"),
     [
-        ("comm", lambda s: s.comm.decode()),
+        ("comm", lambda s: s.comm.decode() or None),
         ("pid", lambda s: s.pid or None),
         ("uid", lambda s: s.uid if s.pid else None),
         ("dir", lambda s: (None, "out", "in")[s.dir]),
@@ -195,6 +198,35 @@ def test_keys(by: str, key: Key) -> None:
         counts[key(session),] = counts.get((key(session),), 0) + 1
     groups = summarized(by, sessions).groups
     assert {k: group.count for k, group in groups.items()} == counts
+
+
+@pytest.mark.parametrize("by", [*KEYS, "comm,dir,port", "subnet/16", "subnet/64"])
+def test_objects_add_up_as_records_do(by: str) -> None:
+    """A Summary of the API's sessions is the same."""
+    sessions = some_sessions(10, 200)
+    records = summarized(by, sessions)
+    made = compile_records(STORY, SESSION_COLUMNS, tcplife.Session, "span_us", LOOKUPS)(
+        pack(*sessions, wire=STORY), 0
+    )
+    objects = Summary(records.by)
+    for session in made:
+        objects.add(session)
+    assert objects.groups == records.groups
+
+
+def test_it_is_kept_as_json() -> None:
+    summary = summarized("comm,dir,subnet/16", some_sessions(11, 100))
+    summary.seconds = 1.5
+    summary.group(OTHER).count = 3
+    again = Summary.from_json(summary.to_json())
+    assert (again.by, again.seconds) == (summary.by, summary.seconds)
+    assert again.groups == summary.groups
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"by": [], "seconds": 1}', "1"])
+def test_no_summary(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (json's own is one as well)
+        Summary.from_json(text)
 
 
 def test_regrouped_is_as_if_grouped_so() -> None:
