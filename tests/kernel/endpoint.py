@@ -26,6 +26,16 @@ from typing import Any
 
 LINGER_0 = struct.pack("ii", 1, 0)
 BACKLOG = 4096
+# Where they are, and how wide.
+TCP_INFO = {
+    "snd_mss": (16, 4),
+    "rtt": (68, 4),
+    "total_retrans": (100, 4),
+    "segs_out": (136, 4),
+    "segs_in": (140, 4),
+    "min_rtt": (148, 4),
+    "bytes_retrans": (208, 8),
+}
 
 sockets: dict[str, socket.socket] = {}
 crowd: list[socket.socket] = []
@@ -56,6 +66,14 @@ def connect(name: str, host: str, port: int) -> int:
     """Return the local port."""
     sock = sockets[name] = make_socket(host)
     sock.connect((host, port))
+    return local_port(name)
+
+
+def begin_connect(name: str, host: str, port: int) -> int:
+    """Return the local port, with no answer from the peer yet."""
+    sock = sockets[name] = make_socket(host)
+    sock.setblocking(False)
+    sock.connect_ex((host, port))
     return local_port(name)
 
 
@@ -111,8 +129,42 @@ def set_user_timeout(name: str, milliseconds: int) -> None:
     sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+def keep_alive(name: str) -> None:
+    """Give the peer 2 s to show that it is alive."""
+    sock = sockets[name]
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def set_mss(name: str, size: int) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, size)
+
+
+def set_congestion(name: str, algorithm: str) -> None:
+    option = socket.TCP_CONGESTION
+    sockets[name].setsockopt(socket.IPPROTO_TCP, option, algorithm.encode())
+
+
+def info(name: str) -> dict[str, Any]:
+    """What the kernel counts, by the names of struct tcp_info (linux/tcp.h)."""
+    sock = sockets[name]
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 216)
+    found: dict[str, Any] = {
+        field: int.from_bytes(raw[at : at + size], sys.byteorder)
+        for field, (at, size) in TCP_INFO.items()
+    }
+    algorithm = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    found["congestion"] = algorithm.split(b"\0")[0].decode()
+    return found
+
+
 def shutdown(name: str) -> None:
     sockets[name].shutdown(socket.SHUT_WR)
+
+
+def shutdown_both(name: str) -> None:
+    sockets[name].shutdown(socket.SHUT_RDWR)
 
 
 def close(name: str) -> None:
@@ -146,10 +198,15 @@ def hand_listen(address: str) -> None:
 
 
 def hand_over(name: str, address: str) -> None:
+    lend(name, address)
+    close(name)
+
+
+def lend(name: str, address: str) -> None:
+    """Hand it over, and keep it as well."""
     with socket.socket(socket.AF_UNIX) as carrier:
         carrier.connect("\0" + address)
         socket.send_fds(carrier, [b"x"], [sockets[name].fileno()])
-    close(name)
 
 
 def hand_take(name: str, address: str) -> None:
@@ -164,6 +221,12 @@ def in_thread(comm: str, command: str, *arguments: Any) -> Any:
     """Carry out an order in a thread with a name of its own."""
     with ThreadPoolExecutor(1, initializer=set_comm, initargs=(comm,)) as pool:
         return pool.submit(COMMANDS[command], *arguments).result()
+
+
+def become(user: int) -> None:
+    """Go on as this user."""
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def raise_files_limit(count: int) -> None:
@@ -184,10 +247,11 @@ def accept_many(listener: str, count: int) -> None:
         crowd.append(sockets[listener].accept()[0])
 
 
-def close_many() -> None:
-    for sock in crowd:
+def close_many(count: int | None = None) -> None:
+    """Close the oldest of them, or all."""
+    for sock in crowd[:count]:
         sock.close()
-    crowd.clear()
+    del crowd[:count]
 
 
 COMMANDS = {
@@ -195,6 +259,7 @@ COMMANDS = {
     for function in (
         listen,
         connect,
+        begin_connect,
         local_port,
         accept,
         send,
@@ -203,14 +268,21 @@ COMMANDS = {
         recv_eof,
         await_end,
         set_user_timeout,
+        keep_alive,
+        set_mss,
+        set_congestion,
+        info,
         shutdown,
+        shutdown_both,
         close,
         reset,
         fork,
         hand_listen,
         hand_over,
+        lend,
         hand_take,
         in_thread,
+        become,
         raise_files_limit,
         connect_many,
         accept_many,

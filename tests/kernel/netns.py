@@ -73,8 +73,11 @@ def _run(*argv: str, stdin: str | None = None) -> str:
 
 
 @contextmanager
-def network() -> Iterator[Network]:
-    """Make the pair; take it down again whatever happens."""
+def network(tag: str = "") -> Iterator[Network]:
+    """Make the pair; take it down again whatever happens.
+
+    tag: tells it from others that the same process has made.
+    """
     for command in ("ip", "ss", "nft"):
         if shutil.which(command) is None:
             raise RuntimeError(f"{command} not found: install iproute2 and nftables")
@@ -84,8 +87,9 @@ def network() -> Iterator[Network]:
     # each other's sessions, tell their rows apart.
     ipv4 = f"10.{pid >> 8 & 255}.{pid & 255}"
     ipv6 = f"fd00:{pid >> 16:x}:{pid & 0xFFFF:x}:"
+    prefix = f"{PREFIX}{pid}-{tag}"
     hosts = [
-        Host(f"{PREFIX}{pid}-{role}", f"{ipv4}.{n}", str(ip_address(f"{ipv6}:{n}")))
+        Host(f"{prefix}{role}", f"{ipv4}.{n}", str(ip_address(f"{ipv6}:{n}")))
         for n, role in enumerate(("client", "server"), start=1)
     ]
     try:

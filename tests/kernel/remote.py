@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ PATIENCE = 30.0
 class Remote:
     """One endpoint process, driven over its standard input and output."""
 
-    def __init__(self, host: Host, comm: str) -> None:
+    def __init__(self, host: Host, comm: str, program: Sequence[str] = PROGRAM) -> None:
         self.comm = comm
         # `ip netns exec` becomes the program, so the PID stays the one we know.
         # A session of its own lets close() reach forked children too.
         self._process = subprocess.Popen(
-            ["ip", "netns", "exec", host.namespace, *PROGRAM, comm],
+            ["ip", "netns", "exec", host.namespace, *program, comm],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -527,7 +527,11 @@ Plays = dict[tuple[str, str], Future[list[End]]]
 
 
 @contextmanager
-def play_all(network: Network) -> Iterator[Plays]:
+def play_all(
+    network: Network,
+    names: Iterable[str] = SCENARIOS,
+    families: Iterable[str] = FAMILIES,
+) -> Iterator[Plays]:
     """Play every scenario in every family, a few at a time, to the end.
 
     Inside the context, those that hold their sockets still do.
@@ -548,7 +552,7 @@ def play_all(network: Network) -> Iterator[Plays]:
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         plays = {
             case: pool.submit(play, *case)
-            for case in itertools.product(SCENARIOS, FAMILIES)
+            for case in itertools.product(names, families)
         }
     try:
         yield plays

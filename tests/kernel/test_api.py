@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 import tcplife
+from tcplife.kernel.program import LoadError
+from tcplife.kernel.walk import Walks
 
 from .netns import Network
 from .scenarios import Link, Stage, exchanged, part
@@ -119,6 +121,19 @@ def test_stop_from_another_thread(network: Network) -> None:
     with tcplife.trace(remote_ports=[1]) as found:
         threading.Timer(0.3, found.stop).start()
         assert list(found) == []
+    assert bpf_descriptors() == []
+
+
+def test_a_start_that_fails_leaves_nothing(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Walks) -> None:
+        assert bpf_descriptors()
+        raise LoadError("tcplife_full: note_sessions: refused")
+
+    monkeypatch.setattr(Walks, "note", fail)
+    with pytest.raises(tcplife.UnavailableError, match="note_sessions: refused"):
+        tcplife.trace(all=True)
     assert bpf_descriptors() == []
 
 

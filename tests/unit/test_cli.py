@@ -82,11 +82,35 @@ BAD: dict[str, tuple[str, ...]] = {
     "-o +": ("-o/--columns", "+"),
     "-x --json": ("--json", "-x"),
     "-a --open": ("--open", "-a/--all"),
+    **{
+        f"--tier {shlex.quote(value)}": ("--tier", value, "1, 2, 3 or 4")
+        for value in ("", "0", "5", "-1", "x", "1.0", "12")
+    },
+    **{
+        f"--max-sessions {shlex.quote(value)}": ("--max-sessions", value)
+        for value in ("", "0", "-1", "x", "1e3", "16777217", "0" * 12 + "99999999")
+    },
+    "--btf /no/such.btf": ("--btf", "/no/such.btf", "No such file"),
+    "--btf /": ("--btf", "Is a directory"),
+    "--btf /dev/null": ("--btf", "/dev/null", "not BTF"),
+    "--btf /etc/passwd": ("--btf", "/etc/passwd", "not BTF"),
+    "--user nobody-of-that-name": ("--user", "nobody-of-that-name"),
+    "--user ''": ("--user", "no such user"),
+    "--user 0": ("--user", "no such user"),
+    "--check --tier 9": ("--tier", "9"),
     "80": ("80",),
     # A bad value is told even where nothing would be traced.
     "--ebpf -p x": ("-p/--pid", "x"),
 }
-CONTROLS = ("-p '1\n2'", "-L '\x1b[31m'", "--duration '\r'", "--style '\n'", "'a\nb'")
+CONTROLS = (
+    "--user 'a\nb'",
+    "--btf '/\x1b'",
+    "-p '1\n2'",
+    "-L '\x1b[31m'",
+    "--duration '\r'",
+    "--style '\n'",
+    "'a\nb'",
+)
 
 # Arguments -> exit status
 Run = Callable[[str], int]
@@ -129,6 +153,22 @@ def test_control_characters_stay_in_one_line(
 ) -> None:
     assert run(arguments) == 2
     assert capfd.readouterr().err[:-1].isprintable()
+
+
+def test_host_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(
+        common, "trace", lambda _name, _wire, options, _, **__: given.append(options)
+    )
+    assert run("") == 0
+    assert run("--tier 3 --max-sessions 16777216 --user root --check") == 0
+    assert run(f"--btf {shlex.quote(sys.executable)}") == 0  # ELF, so it may have it
+    options = [(o.check, o.tier, o.max_sessions, o.user, bool(o.btf)) for o in given]
+    assert options == [
+        (False, None, 65536, None, False),
+        (True, 3, 16777216, "root", False),
+        (False, None, 65536, None, True),
+    ]
 
 
 def test_all_of_it_is_accepted(

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tcplife.errors import UnavailableError
-from tcplife.kernel import privileges, probes, tiers
+from tcplife.errors import UnavailableError, UsageError
+from tcplife.kernel import btf, privileges, probes, tiers
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError
 
@@ -29,13 +29,16 @@ class FakeHost:
         self._lockdown = folder / "lockdown"
         self._btf = folder / "vmlinux"
         self._btf.touch()
+        self.unpacked_btf = folder / f"{os.uname().release}.btf"
         patch.setattr(probes, "LOCKDOWN", str(self._lockdown))
-        patch.setattr(probes, "KERNEL", str(self._btf))
+        patch.setattr(btf, "KERNEL", str(self._btf))
+        patch.setattr(btf, "PLACES", (f"{folder}/none-{{}}", f"{folder}/{{}}.btf"))
+        self.seccomp = 0
         self.capabilities(ALL)
         self.bpf_syscall(0)
 
     def capabilities(self, held: int) -> None:
-        text = f"Name:\tpython3\nCapPrm:\t{ALL:016x}\nCapEff:\t{held:016x}\n"
+        text = f"CapPrm:\t{ALL:016x}\nCapEff:\t{held:016x}\nSeccomp:\t{self.seccomp}\n"
 
         def fake_open(path: str, **options: str) -> io.TextIOBase:
             if path == "/proc/self/status":
@@ -68,20 +71,54 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     return FakeHost(tmp_path, monkeypatch)
 
 
-def explain() -> str:
-    told = probes.explain(["tier 1: tcplife: Operation not permitted"], ["first", "2"])
+class FakeLibbpf:
+    """Reads BTF from what begins with its magic; has warned."""
+
+    complaints = ("libbpf's warning", "another")
+
+    def btf__parse(self, path: bytes, base: None) -> int:
+        with open(path, "rb") as file:
+            return int(file.read(2) == b"\x9f\xeb")
+
+    def btf__load_vmlinux_btf(self) -> int:
+        return int("vmlinux" in self.complaints)
+
+    def btf__free(self, parsed: int) -> None:
+        pass
+
+
+def missing(given: str | None = None, *complaints: str) -> str:
+    library: Any = FakeLibbpf()
+    library.complaints = complaints
+    told = probes.missing(library, given)
     assert "\n" not in told
     return told
 
 
 def test_nothing_is_missing(host: FakeHost) -> None:
-    told = explain()
-    assert "does not take the programs; --check says what is missing" in told
-    assert "(tier 1: tcplife: Operation not permitted; first)" in told
+    assert missing() == ""
 
 
 @pytest.mark.parametrize(
-    ("held", "missing"),
+    ("tiers", "asked", "told"),
+    [
+        ([1, 2], "", "does not take the programs of any tier; --check says what is"),
+        ([3], "", "does not take the programs of tier 3; --check says what is"),
+        ([1], "-a", "-a takes tier 1, which this kernel ("),
+    ],
+)
+def test_all_is_there_and_the_kernel_refuses(
+    tiers: list[int], asked: str, told: str
+) -> None:
+    failures = ["tier 1: tcplife: Operation not permitted"]
+    line = probes.explain(tiers, failures, ["first", "second"], asked)
+    assert told in line
+    assert line.endswith(" (tier 1: tcplife: Operation not permitted; first)")
+    assert os.uname().release in line
+
+
+@pytest.mark.parametrize(
+    ("held", "lacking"),
     [
         (0, "CAP_BPF and CAP_PERFMON missing"),
         (BPF, "CAP_PERFMON missing"),
@@ -89,10 +126,10 @@ def test_nothing_is_missing(host: FakeHost) -> None:
         (ALL & ~SYS_ADMIN & ~BPF & ~PERFMON, "CAP_BPF and CAP_PERFMON missing"),
     ],
 )
-def test_capabilities(held: int, missing: str, host: FakeHost) -> None:
+def test_capabilities(held: int, lacking: str, host: FakeHost) -> None:
     host.capabilities(held)
-    told = explain()
-    assert told.startswith(f"tracing is not permitted: {missing}; ")
+    told = missing()
+    assert told.startswith(f"tracing is not permitted: {lacking}; ")
     assert "sudo" in told
     assert "CAP_BPF and CAP_PERFMON" in told
 
@@ -106,8 +143,8 @@ def test_enough_capabilities(held: int, host: FakeHost) -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (errno.EPERM, "seccomp"),
-        (errno.EACCES, "seccomp"),
+        (errno.EPERM, "user namespace"),
+        (errno.EACCES, "user namespace"),
         (errno.ENOSYS, "CONFIG_BPF_SYSCALL"),
         (errno.E2BIG, ""),
         (0, ""),
@@ -120,9 +157,39 @@ def test_refused_syscall(code: int, told: str, host: FakeHost) -> None:
     assert bool(found) == bool(told)
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+def test_syscall_refused_by_seccomp(code: int, host: FakeHost) -> None:
+    host.seccomp = 2
+    host.capabilities(ALL)
+    host.bpf_syscall(code)
+    assert "seccomp filter" in missing()
+
+
 def test_no_btf(host: FakeHost) -> None:
     host.no_btf()
-    assert "the kernel has no BTF; give it with --btf FILE" in explain()
+    told = missing()
+    assert "with --btf FILE or as " in told
+    assert f"none-{os.uname().release}, " in told
+    assert missing("given") == ""
+    assert missing(None, "vmlinux") == ""
+
+
+def test_unpacked_btf_is_found(host: FakeHost) -> None:
+    assert btf.find_btf() is None  # the kernel's own is there
+    host.no_btf()
+    assert btf.find_btf() is None
+    host.unpacked_btf.write_bytes(b"\x9f\xeb\1")
+    assert btf.find_btf() == str(host.unpacked_btf)
+    assert missing() == ""
+    host.unpacked_btf.write_bytes(b"xz")
+    assert missing() == f"{host.unpacked_btf}: there is no BTF in it"
+
+
+def test_locked_memory(host: FakeHost) -> None:
+    complaint = "Failed to bump RLIMIT_MEMLOCK (err = -1)"
+    assert "ulimit -l unlimited" in missing(None, "first", complaint)
+    host.no_btf()
+    assert "--btf FILE" in missing(None, complaint)
 
 
 @pytest.mark.parametrize(
@@ -135,31 +202,45 @@ def test_no_btf(host: FakeHost) -> None:
 )
 def test_lockdown(modes: str, locked: bool, host: FakeHost) -> None:
     host.locked_down(modes)
-    assert ("boot with lockdown=integrity" in explain()) == locked
+    assert ("boot with lockdown=integrity" in missing()) == locked
 
 
 def test_the_first_thing_that_is_missing_is_told(host: FakeHost) -> None:
     """What is nearest to the user comes first: each hides those behind it."""
     telling: dict[str, Callable[[], None]] = {
         "locked down": lambda: host.locked_down("none integrity [confidentiality]"),
-        "no BTF": host.no_btf,
+        "--btf FILE": host.no_btf,
         "bpf(2) is refused": lambda: host.bpf_syscall(errno.EPERM),
         "CAP_BPF missing": lambda: host.capabilities(PERFMON),
     }
     for told, spoil in telling.items():
         spoil()
-        assert told in explain()
+        assert told in missing()
 
 
-def test_no_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("present", "problem", "told"),
+    [
+        ((), "cannot open shared object file: No such", "libbpf.so.1 is not installed"),
+        (("libbpf.so.0",), "cannot open shared object file: No such", "1.0 or newer"),
+        ((), "wrong ELF class: ELFCLASS32", "cannot be loaded: libbpf.so.1: wrong"),
+    ],
+)
+def test_no_libbpf(
+    present: tuple[str, ...],
+    problem: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fake_dll(name: str, **_: object) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
+        if name not in present:
+            raise OSError(f"{name}: {problem}")
 
     monkeypatch.setattr(ctypes, "CDLL", fake_dll)
     with pytest.raises(UnavailableError) as raised:
         Library()
-    assert "libbpf.so.1 is not installed" in str(raised.value)
-    assert "apt install libbpf1" in str(raised.value)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 class FakeProgram:
@@ -176,14 +257,11 @@ class FakeProgram:
             raise LoadError(f"{self.name}: refused")
 
     def attach(self) -> None:
-        pass
+        if f"attach {self.name}" in self.refused:
+            raise LoadError(f"{self.name}: not attached")
 
     def close(self) -> None:
         type(self).closed += (self.name,)
-
-
-class FakeLibbpf:
-    complaints = ("libbpf's warning",)
 
 
 Open = Callable[..., tiers.Opened]
@@ -193,12 +271,20 @@ Open = Callable[..., tiers.Opened]
 def open_tier(monkeypatch: pytest.MonkeyPatch) -> Open:
     """Of two tiers; the arguments are the objects that the host refuses."""
 
-    def opened(*refused: str) -> tiers.Opened:
+    def attach(program: Any, tier: tiers.Tier) -> None:
+        program.attach()
+
+    def opened(*refused: str, btf: str | None = None) -> tiers.Opened:
         monkeypatch.setattr(FakeProgram, "refused", refused)
         monkeypatch.setattr(FakeProgram, "closed", ())
         library: Any = FakeLibbpf()
         return tiers.open_tier(
-            library, lambda tier: f"tool{tier.suffix}", lambda *_: None, tiers=two
+            library,
+            lambda tier: f"tool{tier.suffix}",
+            lambda *_: None,
+            attach,
+            tiers=two,
+            btf=btf,
         )
 
     two = (tiers.Tier(1, "much"), tiers.Tier(2, "little"))
@@ -214,6 +300,36 @@ def test_the_best_tier_that_loads_is_taken(open_tier: Open) -> None:
     assert (opened.tier.number, opened.program.name) == (2, "tool_2")
     assert FakeProgram.closed == ("tool",)
     assert opened.failures == ["tier 1: tool: refused"]
+
+
+def test_what_cannot_be_attached_is_passed_over(open_tier: Open) -> None:
+    opened = open_tier("attach tool")
+    assert opened.program.name == "tool_2"
+    assert FakeProgram.closed == ("tool",)
+    assert opened.failures == ["tier 1: tool: not attached"]
+
+
+def test_an_error_of_ours_closes_the_program(
+    open_tier: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FakeProgram, "load", fail)
+    with pytest.raises(ZeroDivisionError):
+        open_tier()
+    assert FakeProgram.closed == ("tool",)
+
+
+def test_btf_that_is_none(open_tier: Open, tmp_path: Path) -> None:
+    """Told as bad usage, once loading has failed."""
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    bad.write_bytes(b"\x7fELF")
+    good.write_bytes(b"\x9f\xeb")
+    with pytest.raises(UsageError, match=r"--btf .*bad: there is no BTF in it"):
+        open_tier("tool", "tool_2", btf=str(bad))
+    with pytest.raises(UnavailableError):
+        open_tier("tool", "tool_2", btf=str(good))
 
 
 def test_no_tier_loads(open_tier: Open, host: FakeHost) -> None:

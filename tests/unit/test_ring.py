@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +15,17 @@ import pytest
 
 from tcplife import layout
 from tcplife.events import SESSION, Batch, Loss, split_owner
-from tcplife.kernel.program import Struct
-from tcplife.kernel.ring import CHUNK, LibraryRing, MappedRing
+from tcplife.kernel.program import LoadError, Struct
+from tcplife.kernel.ring import (
+    CHUNK,
+    LATE_NS,
+    PERF_BYTES,
+    LibraryRing,
+    MappedRing,
+    PerfRing,
+)
 
-from .records import OWNER, Session, frame, pack
+from .records import FRAME, OWNER, Session, frame, pack
 
 PAGE = mmap.PAGESIZE
 # include/uapi/linux/bpf.h
@@ -192,6 +200,181 @@ def test_libbpf_walks_the_ring_where_barriers_are_needed() -> None:
     assert first == pack(*sessions[:CHUNK])
     ring.close()
     assert library.freed
+
+
+class FakePerf:
+    """libbpf's perf_buffer: an event at a time, one processor's after the other's."""
+
+    def __init__(self, processors: int = 2, refused: int = 0) -> None:
+        """refused: how many buffers of how large a size cannot be had at first."""
+        self.freed = False
+        self.tried: list[int] = []
+        self._refused = refused
+        self._waiting: list[list[bytes]] = [[] for _ in range(processors)]
+
+    def send(self, processor: int, record: bytes) -> None:
+        """PERF_RECORD_SAMPLE: a header, the size, and padding behind."""
+        size = struct.pack("=I", len(record))
+        body = size + record + bytes(-(len(record) + 12) % 8)
+        self._waiting[processor].append(self._event(9, body))
+
+    def lose(self, processor: int, count: int) -> None:
+        """PERF_RECORD_LOST: an ID, and how many."""
+        self._waiting[processor].append(self._event(2, struct.pack("=QQ", 1, count)))
+
+    def throttle(self, processor: int) -> None:
+        """PERF_RECORD_THROTTLE, which is none of ours."""
+        self._waiting[processor].append(self._event(5, bytes(24)))
+
+    def _event(self, kind: int, body: bytes) -> bytes:
+        return struct.pack("=IHH", kind, 0, 8 + len(body)) + body
+
+    def perf_buffer__new_raw(
+        self, fd: int, pages: int, attributes: Any, take: Any, *_: None
+    ) -> int | None:
+        found = attributes._obj
+        # include/uapi/linux/perf_event.h: PERF_COUNT_SW_BPF_OUTPUT
+        assert (found.type, found.config) == (1, 10)
+        assert found.wakeup_watermark == pages * PAGE // 2
+        self.tried.append(pages * PAGE)
+        self._take = take
+        return None if len(self.tried) <= self._refused else 1
+
+    def perf_buffer__epoll_fd(self, buffers: int) -> int:
+        return 77
+
+    def perf_buffer__consume(self, buffers: int) -> int:
+        for processor, events in enumerate(self._waiting):
+            while events:
+                event = ctypes.create_string_buffer(events.pop(0))
+                # libbpf's LIBBPF_PERF_EVENT_CONT
+                assert self._take(None, processor, ctypes.addressof(event)) == -2
+        return 0
+
+    def perf_buffer__free(self, buffers: int) -> None:
+        self.freed = True
+
+
+class FakeClock:
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000_000_000
+        patch.setattr(time, "clock_gettime_ns", lambda _: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
+
+
+def perf_ring(perf: FakePerf, total: int = 0) -> PerfRing:
+    library: Any = perf
+    return PerfRing(library, 99, SESSION.stride, total)
+
+
+def body(number: int) -> bytes:
+    """What the kernel sends: without a frame, its time first."""
+    return frame(session(number))[FRAME.size :]
+
+
+def whole(*numbers: int) -> bytes:
+    """As it is read: the frame is there, and means nothing."""
+    return b"".join(bytes(FRAME.size) + body(number) for number in numbers)
+
+
+def test_perf_buffers_come_in_order_of_time(clock: FakeClock) -> None:
+    perf = FakePerf(3)
+    ring = perf_ring(perf)
+    assert ring.fd == 77
+    for processor, number in ((0, 5), (0, 9), (1, 1), (1, 7), (2, 2), (2, 8)):
+        perf.send(processor, body(number))
+    perf.throttle(1)
+    assert ring.read() == whole(1, 2, 5, 7, 8, 9)
+    assert not ring.read()
+    assert ring.lost == 0
+    ring.close()
+    assert perf.freed
+
+
+def test_new_records_wait_for_older_ones_behind_them(clock: FakeClock) -> None:
+    perf = FakePerf()
+    ring = perf_ring(perf)
+    new = clock.now - LATE_NS
+    perf.send(0, body(3))
+    perf.send(0, body(new))
+    perf.send(0, body(new + 2))
+    assert ring.read() == whole(3)
+    # Another processor was slow.
+    perf.send(1, body(new - 1))
+    perf.send(1, body(new + 1))
+    assert ring.read() == whole(new - 1)
+    clock.now += 2
+    assert ring.read() == whole(new, new + 1)
+    assert not ring.read()
+    ring.finish()
+    assert ring.read() == whole(new + 2)
+    assert not ring.read()
+
+
+def test_finish_holds_nothing_back(clock: FakeClock) -> None:
+    perf = FakePerf()
+    ring = perf_ring(perf)
+    perf.send(1, body(clock.now + 5))
+    perf.send(0, body(clock.now + 9))
+    assert not ring.read()
+    perf.send(0, body(clock.now + 1))
+    ring.finish()
+    now = clock.now
+    assert ring.read() == whole(now + 1, now + 5, now + 9)
+
+
+def test_perf_chunks(clock: FakeClock) -> None:
+    """More than a chunk is there: in order over all of them."""
+    perf = FakePerf()
+    ring = perf_ring(perf)
+    for number in range(2 * CHUNK + 1):
+        perf.send(number % 2, body(number))
+    found = [ring.read() for _ in range(4)]
+    assert [len(data) // SESSION.stride for data in found] == [CHUNK, CHUNK, 1, 0]
+    assert b"".join(found) == whole(*range(2 * CHUNK + 1))
+
+
+def test_lost_records_are_counted(clock: FakeClock) -> None:
+    perf = FakePerf()
+    ring = perf_ring(perf)
+    perf.lose(0, 3)
+    perf.send(0, body(1))
+    perf.lose(1, 1 << 40)
+    assert ring.read() == whole(1)
+    assert ring.lost == 3 + (1 << 40)
+    perf.lose(0, 2)
+    assert not ring.read()
+    assert ring.lost == 5 + (1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("total", "processors", "tried"),
+    [
+        (0, 2, [PERF_BYTES]),
+        (16 << 20, 2, [8 << 20, PERF_BYTES]),
+        (16 << 20, 3, [4 << 20, PERF_BYTES]),
+        (16 << 20, 64, [PERF_BYTES]),
+    ],
+)
+def test_size_of_perf_buffers(
+    total: int, processors: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    perf = FakePerf()
+    perf_ring(perf, total)
+    assert perf.tried == tried[:1]
+    # More than what any user may have may not be had.
+    perf = FakePerf(refused=1)
+    if len(tried) == 1:
+        with pytest.raises(LoadError, match="perf buffers: "):
+            perf_ring(perf, total)
+    else:
+        perf_ring(perf, total)
+    assert perf.tried == tried
 
 
 def test_decoding() -> None:

@@ -24,12 +24,11 @@
 #define ETIMEDOUT 110
 #define ECONNREFUSED 111
 
-/* include/net/sock.h: RCV_SHUTDOWN | SEND_SHUTDOWN; enum sock_flags, the first
- * two
- */
+/* include/net/sock.h: RCV_SHUTDOWN | SEND_SHUTDOWN; enum sock_flags */
 #define SHUTDOWN_MASK 3
 #define SOCK_DEAD 0
 #define SOCK_DONE 1
+#define SOCK_LINGER 4
 
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
@@ -78,6 +77,7 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
 	int sk_err;
+	unsigned long sk_lingertime;
 	struct socket *sk_socket;
 };
 

@@ -79,14 +79,20 @@ static __always_inline bool wanted_pid(__u32 pid)
 	return !config.filter_pid || bpf_map_lookup_elem(&pids, &pid);
 }
 
+/* A kernel thread that closes a file for a process is not its owner. */
+static __always_inline bool may_own(__u8 certainty)
+{
+	return certainty == OWNER_UNKNOWN ||
+	       !(FIELD(current_task(), flags) & PF_KTHREAD);
+}
+
 /* The current task as a session's owner; says how sure that is. */
 static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
 				       __u8 as)
 {
 	struct task_struct *task = current_task();
 
-	/* A kernel thread that closes a file for a process is not its owner. */
-	if (certainty != OWNER_UNKNOWN && FIELD(task, flags) & PF_KTHREAD)
+	if (!may_own(certainty))
 		return certainty;
 	/* Its name may have changed by the end, but hardly by the next state.
 	 */

@@ -61,8 +61,11 @@ struct story {
 _Static_assert(sizeof(struct story) == 112,
 	       "the ring buffer's stride is a multiple of 8, without padding");
 
-/* By its error and the state that it left; see docs/fields.md. */
-static __always_inline __u8 end_of(int oldstate, __u16 error)
+/*
+ * By its error and the state that it left; see docs/fields.md. cut: we closed
+ * the socket in a way that sends a reset.
+ */
+static __always_inline __u8 end_of(int oldstate, __u16 error, bool cut)
 {
 	switch (error) {
 	case 0:
@@ -70,7 +73,9 @@ static __always_inline __u8 end_of(int oldstate, __u16 error)
 	case ECONNABORTED:
 		return END_DESTROYED;
 	case ECONNREFUSED:
-		return END_REFUSED;
+		/* Later it is ICMP's, noted until the session timed out. */
+		return oldstate == BPF_TCP_SYN_SENT ? END_REFUSED
+						    : END_UNREACHABLE;
 	case ETIMEDOUT:
 		return END_TIMEOUT;
 	case EPIPE:
@@ -84,6 +89,7 @@ static __always_inline __u8 end_of(int oldstate, __u16 error)
 	case BPF_TCP_SYN_SENT:
 		return END_GIVEN_UP;
 	case BPF_TCP_FIN_WAIT2:
+		return cut ? END_RESET_BY_US : END_CLOSED;
 	case BPF_TCP_CLOSING:
 	case BPF_TCP_LAST_ACK:
 		return END_CLOSED;

@@ -47,6 +47,7 @@ struct session {
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #ifdef STORY
+#define TELLS_FIN 1
 #include "telling.h"
 
 static __always_inline bool active(const struct session *session,
@@ -55,6 +56,8 @@ static __always_inline bool active(const struct session *session,
 	return dir_of(session, tp, state) == DIR_OUT;
 }
 #else
+#define TELLS_FIN 0
+
 static __always_inline bool active(const struct session *session,
 				   const struct tcp_sock *tp, int state)
 {
@@ -80,7 +83,7 @@ static __always_inline bool fin_sent(int state)
 	       state == BPF_TCP_CLOSING || state == BPF_TCP_LAST_ACK;
 }
 
-static __always_inline void note_fin(struct sock *sk, int newstate)
+static __always_inline void note_fin(struct session *session, int newstate)
 {
 }
 
@@ -106,11 +109,12 @@ static __always_inline bool any_parked(void)
 static __always_inline __u8 own(struct owner *owner, struct owner_more *more,
 				__u8 certainty, __u8 as)
 {
-	__u8 now = take_owner(owner, certainty, as);
-
-	if (now == as)
+	if (!may_own(certainty))
+		return certainty;
+	if (certainty == OWNER_UNKNOWN ||
+	    owner->pid != FIELD(current_task(), tgid))
 		take_owner_more(more);
-	return now;
+	return take_owner(owner, certainty, as);
 }
 
 static __always_inline void send(void *ctx, struct event *event,
@@ -277,15 +281,22 @@ static __always_inline void on_established(struct sock *sk, int oldstate,
 }
 
 /* One side closes: what the current task does here makes it the owner. */
-static __always_inline void on_closing(struct sock *sk, int newstate)
+static __always_inline void on_closing(struct sock *sk, int newstate,
+				       bool by_task)
 {
 	__u8 as = newstate == BPF_TCP_CLOSE_WAIT ? OWNER_ACTED : OWNER_ENDED;
 	struct session *session;
 
+	if (!by_task && !TELLS_FIN)
+		return;
 	session = find(sk);
-	if (session && session->certainty != OWNER_ENDED)
+	if (!session)
+		return;
+	if (by_task && newstate != BPF_TCP_CLOSING &&
+	    session->certainty != OWNER_ENDED)
 		session->certainty = own(&session->owner, &session->more,
 					 session->certainty, as);
+	note_fin(session, newstate);
 }
 
 static __always_inline bool wanted_session(const struct sock *sk,
@@ -355,12 +366,8 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 	case BPF_TCP_FIN_WAIT1:
 	case BPF_TCP_CLOSE_WAIT:
 	case BPF_TCP_LAST_ACK:
-		if (by_task)
-			on_closing(sk, newstate);
-		note_fin(sk, newstate);
-		break;
 	case BPF_TCP_CLOSING:
-		note_fin(sk, newstate);
+		on_closing(sk, newstate, by_task);
 		break;
 	case BPF_TCP_CLOSE:
 		if (oldstate != BPF_TCP_LISTEN)

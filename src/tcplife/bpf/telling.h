@@ -120,6 +120,18 @@ static __always_inline __u8 first_of(const struct session *session, int state,
 	return end == END_RESET_BY_PEER ? FIRST_REMOTE : FIRST_UNKNOWN;
 }
 
+/*
+ * Does closing the socket send a reset (net/ipv4/tcp.c, __tcp_close())? Where
+ * the peer's FIN has come, it is not closing that ends the session.
+ */
+static __always_inline bool cuts(const struct sock *sk,
+				 const struct story *story)
+{
+	return !has_flag(sk, SOCK_DONE) &&
+	       (story->unread_bytes ||
+		(has_flag(sk, SOCK_LINGER) && !FIELD(sk, sk_lingertime)));
+}
+
 /* state: the one that it is in, or has just left. */
 static __always_inline void tell_story(struct event *event,
 				       const struct session *session,
@@ -131,20 +143,17 @@ static __always_inline void tell_story(struct event *event,
 
 	__builtin_memset(story, 0, sizeof(*story));
 	story->error = open ? 0 : FIELD(sk, sk_err);
-	story->end = open ? END_OPEN : end_of(state, story->error);
+	tell_times(story, session, &event->session);
+	tell_network(story, session, sk, tp, state);
+	story->end =
+		open ? END_OPEN : end_of(state, story->error, cuts(sk, story));
 	story->dir = dir_of(session, tp, state);
 	story->first = first_of(session, state, story->end);
 	story->before = session->before;
-	tell_times(story, session, &event->session);
-	tell_network(story, session, sk, tp, state);
 }
 
-static __always_inline void note_fin(struct sock *sk, int newstate)
+static __always_inline void note_fin(struct session *session, int newstate)
 {
-	struct session *session = find(sk);
-
-	if (!session)
-		return;
 	if (newstate == BPF_TCP_CLOSING)
 		session->first = FIRST_BOTH;
 	if (session->fin_ns)

@@ -199,8 +199,14 @@ static __always_inline void send_record(void *ctx, void *record, __u32 size)
 	if (bpf_ringbuf_output(&events, record, size, flags))
 		__sync_fetch_and_add(&counted.lost_events, 1);
 #else
-	/* What finds no room is counted by the kernel, in the buffer itself. */
-	bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record, size);
+	/*
+	 * Counted here, as the kernel's own count of what finds no room comes
+	 * with the next record, if there is one. Before Linux 5.1 the helper
+	 * does not say, and that is all there is.
+	 */
+	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, record,
+				  size))
+		__sync_fetch_and_add(&counted.lost_events, 1);
 #endif
 }
 
@@ -248,12 +254,13 @@ static __always_inline void tell_addresses(__u8 *laddr, __u8 *raddr,
 /* IPv4 through an IPv6 socket is IPv4. */
 static __always_inline bool wanted_family(const struct sock *sk)
 {
-	__u32 addr[4] = {0, 0, bpf_htonl(0xffff)};
+	__u32 addr[4];
 
 	if (!config.family)
 		return true;
-	if (is_inet6(sk))
-		copy_addr(addr, sk, __sk_common.skc_v6_daddr);
+	if (!is_inet6(sk))
+		return config.family == 4;
+	copy_addr(addr, sk, __sk_common.skc_v6_daddr);
 	return config.family ==
 	       (!addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff) ? 4 : 6);
 }

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tcplife import summary as summaries
 from tcplife.cli import common
-from tcplife.kernel.privileges import give_up
 from tcplife.kernel.summing import Request
 from tcplife.kernel.trace import INTERVAL, Trace
 from tcplife.sinks import summaries as shown
@@ -111,12 +110,7 @@ def summarize(
         max_sessions=options.max_sessions,
         request=request,
     ) as tracing:
-        if options.verbose:
-            where = "the kernel" if tracing.sums else "user space"
-            common.say(
-                name, f"tracing, tier {tracing.tier.number}, summed up in {where}"
-            )
-        give_up(tracing.needs_later(), options.user)
+        common.has_begun(name, options, tracing)
         losses = common.LossReport(name)
         born = "life_us" if whole_life else "span_us"
         lookups = {"cgroup_path": tracing.cgroup_path}
@@ -135,6 +129,7 @@ def summarize(
                     _print(view.lines(piece, time.time(), bool(options.interval)))
         finally:
             losses.finish()
+            common.tell_unseen(name, tracing)
             _tell_unsummed(name, tracing)
 
 

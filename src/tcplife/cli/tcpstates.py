@@ -42,6 +42,9 @@ def _command(arguments: Sequence[str]) -> None:
     if options.ebpf:
         common.print_source(NAME, options.tier)
         return
+    if options.check:
+        common.check(options)
+        return
     if statistics.wanted(options):
         from tcplife.cli.summing import summarize
 

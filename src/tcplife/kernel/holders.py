@@ -27,14 +27,18 @@ SHARE = 0.02
 # Seconds between searches that find nothing: at first, and at most.
 PAUSE = 0.1
 PAUSE_MAX = 10.0
+PROC = "/proc"
+PID_NAMESPACE = "/proc/self/ns/pid"
 # include/linux/proc_ns.h, PROC_PID_INIT_INO: the namespace that records count in
 INITIAL_PIDS = 0xEFFFFFFC
 
 
 class Holders:
-    """found: how many sessions were given their owner so far."""
+    """found: how many sessions were given their owner so far; blind: how many were
+    told without, where not all processes could be looked into."""
 
     def __init__(self) -> None:
+        self.blind = 0
         self._failed = False
         self._not_before = 0.0
         self._pause = PAUSE
@@ -92,9 +96,14 @@ class InKernel(Holders):
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)
             yield from read_iterator(program.iterate("name_holders"))
+        held = walk.get("found")
         if last:
             yield from read_iterator(program.iterate("write_unheld", "parked"))
         self.found = walk.get("found")
+        # Only the processes of its own PID namespace are walked over
+        # (kernel/bpf/task_iter.c, task_seq_get_next()).
+        if in_container():
+            self.blind += self.found - held
         walk.release()
 
     def _load(self) -> Program:
@@ -137,29 +146,34 @@ class InProc(Holders):
         self._size = sessions.value_size("parked")
 
     def _walk(self, last: bool) -> Iterator[memoryview]:
-        parked = list(self._parked())
-        holders = _holders({inode for _, _, _, inode in parked if inode})
-        for key, event, more, inode in parked:
-            pids = holders.get(inode, ())
+        parked = [(key, value) for key in self._keys() if (value := self._value(key))]
+        inodes = {inode for _, value in parked if (inode := _inode(value))}
+        holders, all_seen = _holders(inodes)
+        for key, value in parked:
+            pids = holders.get(_inode(value), ())
             if not pids and not last:
                 continue
-            # One of several that could tell its owner does: who takes it out.
+            # One of several that could tell its owner does: who takes it out. By now
+            # another socket may be at that address.
+            if self._value(key) != value:
+                continue
             if self._library.bpf_map_delete_elem(self._map_fd, key):
                 continue
             self.found += 1
-            record = self._record(event, more, pids)
+            if _inode(value) and not pids and not all_seen:
+                self.blind += 1
+            size = self._wire.stride - FRAME.size
+            record = self._record(value[:size], value[size : -_REST.size], pids)
             if record is not None:
                 yield memoryview(record)
 
-    def _parked(self) -> Iterator[tuple[bytes, bytes, bytes, int]]:
-        """Each key; the event; what more is known of the owner; the inode."""
-        size = self._wire.stride - FRAME.size
+    def _value(self, key: bytes) -> bytes:
+        """A struct parked; empty if it does not wait any more."""
         value = ctypes.create_string_buffer(self._size)
-        for key in self._keys():
-            if not self._library.bpf_map_lookup_elem(self._map_fd, key, value):
-                waiting, _, inode = _REST.unpack_from(value, self._size - _REST.size)
-                if waiting:
-                    yield key, value.raw[:size], value.raw[size : -_REST.size], inode
+        if self._library.bpf_map_lookup_elem(self._map_fd, key, value):
+            return b""
+        waiting, *_ = _REST.unpack_from(value, self._size - _REST.size)
+        return value.raw if waiting else b""
 
     def _keys(self) -> list[bytes]:
         keys: list[bytes] = []
@@ -200,41 +214,56 @@ class InProc(Holders):
         return framed
 
 
-def _holders(inodes: set[int]) -> dict[int, set[int]]:
-    """The processes that have these sockets open."""
+def _inode(value: bytes) -> int:
+    """Of a parked session's socket; 0: no descriptor leads to it."""
+    inode: int = _REST.unpack_from(value, len(value) - _REST.size)[-1]
+    return inode
+
+
+def in_container() -> bool:
+    """Whether /proc counts processes otherwise than records do, and has not all."""
+    return os.stat(PID_NAMESPACE).st_ino != INITIAL_PIDS
+
+
+def _holders(inodes: set[int]) -> tuple[dict[int, set[int]], bool]:
+    """The processes that have these sockets open; whether all could be looked into."""
     found: dict[int, set[int]] = {}
-    if not inodes or os.stat("/proc/self/ns/pid").st_ino != INITIAL_PIDS:
-        return found
+    if not inodes:
+        return found, True
+    if in_container():
+        return found, False
+    all_seen = True
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
-            continue
+    for entry in filter(str.isdecimal, os.listdir(PROC)):
         try:
-            with os.scandir(f"/proc/{entry}/fd") as descriptors:
-                for descriptor in descriptors:
-                    inode = wanted.get(_target(descriptor.path))
-                    if inode is not None:
-                        found.setdefault(inode, set()).add(int(entry))
-        except OSError:  # the process is gone, or not ours to see
+            for target in _targets(f"{PROC}/{entry}/fd"):
+                inode = wanted.get(target)
+                if inode is not None:
+                    found.setdefault(inode, set()).add(int(entry))
+        except PermissionError:
+            all_seen = False
+        except OSError:  # the process is gone
             continue
-    return found
+    return found, all_seen
 
 
-def _target(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:  # closed meanwhile
-        return ""
+def _targets(folder: str) -> Iterator[str]:
+    """What a process's descriptors lead to."""
+    for name in os.listdir(folder):
+        try:
+            yield os.readlink(f"{folder}/{name}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
 
 
 def _process(pid: int) -> tuple[int, bytes, bytes] | None:
     """Its PID, name, and struct owner_more; None if it is gone."""
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
+        with open(f"{PROC}/{pid}/comm", "rb") as file:
             comm = file.read().removesuffix(b"\n")
-        with open(f"/proc/{pid}/status", "rb") as file:
+        with open(f"{PROC}/{pid}/status", "rb") as file:
             status = dict(line.split(b":", 1) for line in file if b":" in line)
-        with open(f"/proc/{pid}/cgroup", "rb") as file:
+        with open(f"{PROC}/{pid}/cgroup", "rb") as file:
             paths = [line[3:-1] for line in file if line.startswith(b"0::")]
         root = cgroups.mount_point()
         cgroup = os.stat(root + os.fsdecode(paths[0])).st_ino if root and paths else 0

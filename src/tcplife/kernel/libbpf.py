@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "btf__free": (None, [c_void_p]),
+    "btf__load_vmlinux_btf": (c_void_p, []),
+    "btf__parse": (c_void_p, [c_char_p, c_void_p]),
     "bpf_link__destroy": (c_int, [c_void_p]),
     "bpf_link__fd": (c_int, [c_void_p]),
     "bpf_iter_create": (c_int, [c_int]),
@@ -119,11 +122,8 @@ class Library:
         self.name = "libbpf.so.1"
         try:
             self._dll = ctypes.CDLL(self.name, use_errno=True)
-        except OSError:
-            raise UnavailableError(
-                "libbpf.so.1 is not installed; get it with"
-                " `apt install libbpf1` or `dnf install libbpf`"
-            ) from None
+        except OSError as error:
+            raise UnavailableError(_explain(self.name, error)) from None
         for name, (result, arguments) in _PROTOTYPES.items():
             function = getattr(self._dll, name)
             function.restype = result
@@ -148,6 +148,25 @@ class Library:
             line = buffer.value.decode(errors="replace").strip()
             self.complaints.append(line.removeprefix("libbpf: "))
         return 0
+
+
+def _explain(name: str, error: OSError) -> str:
+    """Why it cannot be loaded, and what to do."""
+    if not str(error).startswith(f"{name}: cannot open shared object file"):
+        return f"libbpf cannot be loaded: {error}"
+    try:
+        ctypes.CDLL("libbpf.so.0")
+    except OSError:
+        return (
+            f"{name} is not installed; get it with"
+            " `apt install libbpf1` or `dnf install libbpf`"
+        )
+    # Ubuntu 22.04 and Debian 11 have no newer one.
+    return (
+        "this host's libbpf is 0.x (libbpf.so.0), and 1.0 or newer is needed: upgrade"
+        " the distribution, or build https://github.com/libbpf/libbpf with"
+        " `make -C src install LIBDIR=/usr/local/lib && ldconfig`"
+    )
 
 
 def reason() -> str:

@@ -16,6 +16,13 @@ CAPABILITIES = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
+# What is used once tracing has begun. To look for the owners of sessions: to load a
+# program that does, or to see the descriptors of all processes in /proc
+# (fs/proc/fd.c, proc_fd_permission(); fs/proc/base.c, proc_fd_access_allowed()).
+IN_KERNEL = {"CAP_BPF", "CAP_PERFMON"}
+IN_PROC = {"CAP_BPF", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"}
+# To enter the network namespaces of others, and to walk over their sockets.
+ENTER = {"CAP_BPF", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"}
 _VERSION_3 = 0x20080522
 # include/uapi/linux/prctl.h
 _PR_SET_KEEPCAPS = 8
@@ -36,12 +43,27 @@ class _Sets(ctypes.Structure):
     )
 
 
+def status(field: str) -> str:
+    """A field of /proc/self/status; "0" if this kernel does not have it."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        lines = [line.split() for line in file if line.startswith(f"{field}:")]
+    return lines[0][1] if lines else "0"
+
+
 def effective() -> set[str]:
     """Those of CAPABILITIES that the process has."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        line = next(line for line in file if line.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
+    held = int(status("CapEff"), 16)
     return {name for name, number in CAPABILITIES.items() if held >> number & 1}
+
+
+def kept_of(held: set[str], needed: set[str]) -> set[str]:
+    """What to keep of the capabilities that one has."""
+    kept = held & needed
+    # CAP_SYS_ADMIN stands for the other two before Linux 5.8, and for who has it
+    # without them.
+    if needed & {"CAP_BPF", "CAP_PERFMON"} - kept:
+        kept |= held & {"CAP_SYS_ADMIN"}
+    return kept
 
 
 def give_up(needed: Iterable[str], user: str | None) -> list[str]:
@@ -51,11 +73,7 @@ def give_up(needed: Iterable[str], user: str | None) -> list[str]:
     Raises UnavailableError if it may not become that user.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    kept = effective().intersection(needed)
-    # CAP_SYS_ADMIN stands for the other two before Linux 5.8, and for who has it
-    # without them.
-    if {"CAP_BPF", "CAP_PERFMON"} - kept and "CAP_BPF" in needed:
-        kept |= effective() & {"CAP_SYS_ADMIN"}
+    kept = kept_of(effective(), set(needed))
     if user is not None:
         libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         _become(user)

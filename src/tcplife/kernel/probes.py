@@ -10,36 +10,62 @@ import errno
 import os
 from collections.abc import Sequence
 
-from tcplife.kernel.btf import KERNEL
-from tcplife.kernel.privileges import effective
+from tcplife.kernel import btf
+from tcplife.kernel.privileges import effective, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.kernel.libbpf import Library
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 
+KPROBES = (
+    "/sys/bus/event_source/devices/kprobe",
+    "/sys/kernel/tracing/kprobe_events",
+    "/sys/kernel/debug/tracing/kprobe_events",
+)
 # arch/*/entry/syscalls: the number of bpf(2)
 _BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 _BPF_MAP_CREATE = 0
 _BPF_MAP_TYPE_ARRAY = 2
 
 
-def explain(
-    failures: Sequence[str], complaints: Sequence[str], btf: str | None = None
-) -> str:
-    """One line: the first thing that is missing, and the remedy.
+def missing(library: Library, given: str | None = None) -> str:
+    """One line: the first thing that is missing, and the remedy; empty if nothing is.
 
-    failures: what each tier said; complaints: libbpf's warnings; btf: the file that
-    the user has given.
+    given: the file with BTF that the user has given.
     """
-    probes = [missing_capabilities, refused_syscall, missing_btf, locked_down]
-    if btf:
-        probes.remove(missing_btf)
-    for probe in probes:
-        found = probe()
-        if found:
-            return found
-    telling = "; ".join([*failures, *complaints[:1]])
     return (
-        f"this kernel ({os.uname().release}) does not take the programs; --check says"
-        f" what is missing ({telling})"
+        missing_capabilities()
+        or refused_syscall()
+        or ("" if given else missing_btf(library))
+        or locked_down()
+        or missing_memory(library.complaints)
+    )
+
+
+def explain(
+    tiers: Sequence[int],
+    failures: Sequence[str],
+    complaints: Sequence[str],
+    asked: str = "",
+) -> str:
+    """One line for a host that has all that missing() asks for, and yet refuses.
+
+    tiers: those that were tried; failures: what each said; asked: the options that
+    other tiers do not have.
+    """
+    telling = "; ".join([*failures, *complaints[:1]])
+    kernel = f"this kernel ({os.uname().release})"
+    if asked:
+        return (
+            f"{asked} takes tier {tiers[0]}, which {kernel} does not have: trace"
+            f" without it, or on a newer kernel; --check says more ({telling})"
+        )
+    which = f"tier {tiers[0]}" if len(tiers) == 1 else "any tier"
+    return (
+        f"{kernel} does not take the programs of {which}; --check says what is missing"
+        f" ({telling})"
     )
 
 
@@ -71,24 +97,57 @@ def refused_syscall() -> str:
         os.close(fd)
         return ""
     code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EPERM, errno.EACCES) and status("Seccomp") != "0":
+        return (
+            "bpf(2) is refused by a seccomp filter, as a container has it; allow"
+            " bpf(2) there, or trace on the host"
+        )
     if code == errno.ENOSYS:
         return "this kernel has no bpf(2): it is built without CONFIG_BPF_SYSCALL"
     if code in (errno.EPERM, errno.EACCES):
         return (
-            "bpf(2) is refused in spite of the capabilities, as in a user namespace"
-            " or by a container's seccomp profile; trace on the host, or allow bpf(2)"
+            "bpf(2) is refused in spite of the capabilities, as in a user namespace;"
+            " trace on the host"
         )
     return ""
 
 
-def missing_btf() -> str:
-    """The kernel's description of its own types (CONFIG_DEBUG_INFO_BTF)."""
-    if os.access(KERNEL, os.R_OK):
+def missing_memory(complaints: Sequence[str]) -> str:
+    """Before Linux 5.11, what BPF takes counts as locked memory."""
+    if not any("RLIMIT_MEMLOCK" in complaint for complaint in complaints):
         return ""
     return (
-        f"{KERNEL} is not there: the kernel has no BTF; give it with --btf FILE, from"
-        " BTFHub, or use a kernel that is built with CONFIG_DEBUG_INFO_BTF"
-        " (distributions' kernels since about 2020 are)"
+        "too little memory may be locked, which Linux before 5.11 has BPF do; run it"
+        " with sudo, with `ulimit -l unlimited`, or give it CAP_SYS_RESOURCE"
+    )
+
+
+def missing_btf(library: Library) -> str:
+    """The kernel's description of its own types (CONFIG_DEBUG_INFO_BTF)."""
+    if os.access(btf.KERNEL, os.R_OK):
+        return ""
+    release = os.uname().release
+    found = btf.find_btf()
+    if found:
+        return "" if btf.readable(library, found) else f"{found}: there is no BTF in it"
+    if btf.in_vmlinux(library):
+        return ""
+    return (
+        f"{btf.KERNEL} is not there, nor another description of this kernel's types:"
+        f" give BTFHub's file for {release}, unpacked, with --btf FILE or as"
+        f" {btf.PLACES[0].format(release)}, or use a kernel that is built with"
+        " CONFIG_DEBUG_INFO_BTF, as distributions' are since about 2020"
+    )
+
+
+def missing_kprobes() -> str:
+    """By perf_event_open(2) since Linux 4.17; before, by a file of tracefs."""
+    if any(os.path.exists(path) for path in KPROBES):
+        return ""
+    return (
+        "there are no kprobes: the kernel is built without CONFIG_KPROBE_EVENTS, or is"
+        " older than 4.17 with tracefs not mounted"
+        " (mount -t tracefs none /sys/kernel/tracing)"
     )
 
 

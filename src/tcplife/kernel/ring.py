@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
         # To be polled: readable when it is time to read.
         fd: int
-        # How many records found no room, as far as this side counts them.
+        # How many records found no room, as far as the ring itself tells: the
+        # programs count them as well.
         lost: int
 
 
@@ -126,7 +127,8 @@ class LibraryRing:
         self._library.ring_buffer__free(self._ring)
 
 
-# A perf buffer's size, for each processor.
+# The least size of a perf buffer, for each processor: what any user may have
+# (kernel.perf_event_mlock_kb). More takes CAP_IPC_LOCK.
 PERF_BYTES = 512 * 1024
 # By this much a record may come later than one that another processor sends with
 # the same time, in nanoseconds.
@@ -153,7 +155,8 @@ class PerfRing:
     The time is the first field of each record.
     """
 
-    def __init__(self, library: Library, fd: int, stride: int) -> None:
+    def __init__(self, library: Library, fd: int, stride: int, total: int = 0) -> None:
+        """total: bytes for all processors, if that may be had."""
         self.lost = 0
         self._library = library
         self._size = stride - FRAME.size
@@ -162,6 +165,16 @@ class PerfRing:
         self._ready: list[bytes] = []
         self._finished = False
         self._take = perf_function(self._event)
+        # A power of two.
+        share = 1 << (total // (os.cpu_count() or 1)).bit_length() >> 1
+        self._buffers = self._open(fd, max(share, PERF_BYTES))
+        if not self._buffers and share > PERF_BYTES:
+            self._buffers = self._open(fd, PERF_BYTES)
+        if not self._buffers:
+            raise LoadError(f"perf buffers: {reason()}")
+        self.fd = library.perf_buffer__epoll_fd(self._buffers)
+
+    def _open(self, fd: int, size: int) -> int | None:
         attributes = PerfAttributes(
             type=_PERF_TYPE_SOFTWARE,
             size=ctypes.sizeof(PerfAttributes),
@@ -169,19 +182,17 @@ class PerfRing:
             sample_period=1,
             sample_type=_PERF_SAMPLE_RAW,
             flags=_WATERMARK,
-            wakeup_watermark=PERF_BYTES // 2,
+            wakeup_watermark=size // 2,
         )
-        self._buffers = library.perf_buffer__new_raw(
+        buffers: int | None = self._library.perf_buffer__new_raw(
             fd,
-            PERF_BYTES // mmap.PAGESIZE,
+            size // mmap.PAGESIZE,
             ctypes.byref(attributes),
             self._take,
             None,
             None,
         )
-        if not self._buffers:
-            raise LoadError(f"perf buffers: {reason()}")
-        self.fd = library.perf_buffer__epoll_fd(self._buffers)
+        return buffers
 
     def _event(self, _context: int, _processor: int, event: int) -> int:
         kind = ctypes.c_uint32.from_address(event).value

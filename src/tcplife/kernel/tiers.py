@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tcplife.errors import UnavailableError
-from tcplife.kernel.btf import find_btf
+from tcplife.errors import UnavailableError, UsageError
+from tcplife.kernel.btf import find_btf, readable
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError, Program
 
@@ -29,6 +29,16 @@ class Tier:
     def has_storage(self) -> bool:
         """Socket storage, and iterators that go over all sockets."""
         return self.number == 1
+
+    @property
+    def has_kprobes(self) -> bool:
+        """Attached to functions; else, to tracepoints."""
+        return self.number == 4
+
+    @property
+    def has_variables(self) -> bool:
+        """Global variables, which are mapped; else, bpf(2) reads and writes."""
+        return self.number <= 2
 
     @property
     def has_ring(self) -> bool:
@@ -55,36 +65,54 @@ class Opened:
         self.failures = failures
 
 
+Step = Callable[[Program, Tier], None]
+
+
+def load(
+    library: Library, name: str, tier: Tier, set_up: Step, begin: Step, btf: str | None
+) -> Program:
+    """A program as open_tier() has it, of this tier. Raises LoadError."""
+    program = Program(library, name, btf or find_btf())
+    try:
+        set_up(program, tier)
+        program.load()
+        begin(program, tier)
+    except BaseException:
+        program.close()
+        raise
+    return program
+
+
 def open_tier(
     library: Library,
     name: Callable[[Tier], str],
-    set_up: Callable[[Program, Tier], None],
+    set_up: Step,
+    begin: Step,
     *,
     tiers: Sequence[Tier] = TIERS,
     btf: str | None = None,
-    attach: bool = True,
+    asked: str = "",
 ) -> Opened:
-    """The best of `tiers` that this host allows, with its program loaded and attached.
+    """The best of `tiers` that this host allows, with its program loaded and begun.
 
     name: of a tier's object; set_up: called with the program before it is loaded;
-    btf: the file that describes the kernel's types, instead of the kernel's own.
-    Raises UnavailableError, with the reason and the remedy.
+    begin: after that, to attach it; btf: the file that describes the kernel's types,
+    instead of the kernel's own; asked: the options that other tiers do not have.
+    Raises UnavailableError, with the reason and the remedy; UsageError for `btf`.
     """
     failures: list[str] = []
     for tier in tiers:
         try:
-            program = Program(library, name(tier), btf or find_btf())
-            try:
-                set_up(program, tier)
-                program.load()
-                if attach:
-                    program.attach()
-            except LoadError:
-                program.close()
-                raise
+            program = load(library, name(tier), tier, set_up, begin, btf)
             return Opened(tier, program, failures)
         except LoadError as error:
             failures.append(f"tier {tier.number}: {error}")
     from tcplife.kernel import probes
 
-    raise UnavailableError(probes.explain(failures, library.complaints, btf))
+    if btf and not readable(library, btf):
+        raise UsageError(f"--btf {btf}: there is no BTF in it that can be read")
+    missing = probes.missing(library, btf)
+    if not missing:
+        numbers = [tier.number for tier in tiers]
+        missing = probes.explain(numbers, failures, library.complaints, asked)
+    raise UnavailableError(missing)

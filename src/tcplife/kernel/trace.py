@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 
 from tcplife.errors import UnavailableError
-from tcplife.events import STORY, Batch, Loss, Wire
+from tcplife.events import STATE_CHANGE, STORY, Batch, Loss, Wire
 from tcplife.filters import Filter, Ports
 from tcplife.kernel.libbpf import Library
-from tcplife.kernel.program import Program
+from tcplife.kernel.privileges import ENTER, IN_KERNEL, IN_PROC
+from tcplife.kernel.program import LoadError, Program
 from tcplife.kernel.ring import CHUNK, PerfRing, open_ring
 from tcplife.kernel.shared import initial_config, initial_control, open_shared
 from tcplife.kernel.tiers import TIERS, Tier, open_tier
@@ -21,17 +22,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.kernel.cgroups import Cgroups
     from tcplife.kernel.holders import Holders
+    from tcplife.kernel.ring import Ring
     from tcplife.kernel.summing import Request, Sums
     from tcplife.kernel.walk import Walks
 
 # Which sessions are told: those that begin from now on, those that are open now as
 # well, or these only, once.
 NEW, ALL, OPEN = "new", "all", "open"
+# What asks for sessions other than the new ones.
+ASKED = "-a/--all or --open"
 
 # How often the ring buffer is read, in seconds; it wakes us earlier if it fills.
 # So that a row is out within 200 ms, and as seldom as that allows: each time costs
 # as much as some 200 rows, because all caches are cold.
 INTERVAL = 0.18
+# Perf buffers, for all processors: what the ring buffer has, where that is large.
+PERF_TOTAL = {STATE_CHANGE.sender: 16 * 1024 * 1024}
 # A larger difference between the clocks than before, in nanoseconds, is a set clock.
 CLOCK_SET_NS = 1000000
 # Chunks read before looking whether to stop: more than the ring can hold.
@@ -82,43 +88,26 @@ class Trace:
         self._cgroups: Cgroups | None = None
         self._walks: Walks | None = None
         self._holders: Holders | None = None
+        self._closed = False
+        self._loss = Loss()
+        self._wall_offset = 0
         opened = open_tier(
             self._library,
             self._object,
             self._set_up,
+            self._begin,
             tiers=_tiers(tier, scope),
             btf=btf,
-            attach=scope != OPEN,
+            asked="" if scope == NEW else ASKED,
         )
         self.tier = opened.tier
         self.passed_over = opened.failures
         self._program = opened.program
-        self._shared = open_shared(self._library, self._program)
-        events_fd = self._program.map_fd("events")
-        if self.tier.has_ring:
-            size = self._program.map_size("events")
-            self._ring = open_ring(self._library, events_fd, size, wire.stride)
-        else:
-            self._ring = PerfRing(self._library, events_fd, wire.stride)
-        self._closed = False
-        self._loss = Loss()
-        self._wall_offset = 0
-        if wanted.cgroup or paths:
-            from tcplife.kernel.cgroups import Cgroups
-
-            self._cgroups = Cgroups(
-                self._library, self._program, self._config(), wanted.cgroup
-            )
-        if request and self.tier.has_storage:
-            from tcplife.kernel.summing import Sums
-
-            lookups = {"cgroup_path": self.cgroup_path}
-            self.sums = Sums(self._library, self._program, request, lookups)
-        if scope != NEW:
-            from tcplife.kernel.walk import Walks
-
-            self._walks = Walks(self._program, self._shared)
-            self._walks.note()
+        try:
+            self._open_rest(paths)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Trace:
         return self
@@ -149,12 +138,27 @@ class Trace:
 
     def needs_later(self) -> set[str]:
         """The capabilities that are still used, now that it has begun."""
-        needs = {"CAP_BPF", "CAP_PERFMON"}
-        if not self.tier.has_storage:
-            needs |= {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"}
+        needs: set[str] = set()
+        if not self.tier.has_variables or self.sums:
+            needs |= {"CAP_BPF"}
+        if self._program.has_map("parked"):
+            needs |= IN_KERNEL if self.tier.has_storage else IN_PROC
         if self._walks:
-            needs |= {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
+            needs |= ENTER
         return needs
+
+    @property
+    def blind(self) -> int:
+        """How many sessions have no certain owner for want of leave to look for it."""
+        return self._holders.blind if self._holders else 0
+
+    @property
+    def to_search(self) -> str:
+        """What it takes to find all owners."""
+        more = (
+            "" if self.tier.has_storage else "CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and "
+        )
+        return f"{more}the host's PID namespace"
 
     @property
     def partial(self) -> bool:
@@ -196,7 +200,7 @@ class Trace:
                     if len(data) < full:
                         break
                 events_lost, sessions_lost, parked, resolved, *_ = counts()
-                events_lost += ring.lost
+                events_lost = max(events_lost, ring.lost)
                 if events_lost + sessions_lost != self._loss.total():
                     self._loss = Loss(events_lost, sessions_lost)
                     yield self._batch(memoryview(b""))
@@ -221,7 +225,8 @@ class Trace:
             yield from self._search(parked - resolved - self._walked, last=True)
         events_lost, sessions_lost, parked, resolved, *_ = counts()
         unresolved = parked - resolved - self._walked
-        self._loss = Loss(events_lost + ring.lost, sessions_lost, unresolved)
+        events_lost = max(events_lost, ring.lost)
+        self._loss = Loss(events_lost, sessions_lost, unresolved)
         yield self._batch(memoryview(b""))
 
     def _config(self) -> dict[str, int]:
@@ -297,6 +302,49 @@ class Trace:
         program.set_keys("uids", [number(uid) for uid in wanted.uids])
         program.set_keys("namespaces", [number(inode) for inode in wanted.namespaces])
 
+    def _begin(self, program: Program, tier: Tier) -> None:
+        """Once it is loaded: first who reads, so that nothing is sent in vain."""
+        events = program.map_fd("events")
+        stride = self._wire.stride
+        if tier.has_ring:
+            size = program.map_size("events")
+            self._ring: Ring = open_ring(self._library, events, size, stride)
+        else:
+            total = PERF_TOTAL.get(self._wire.sender, 0)
+            self._ring = PerfRing(self._library, events, stride, total)
+        self._shared = open_shared(self._library, program)
+        try:
+            if self._scope != OPEN:
+                program.attach()
+        except LoadError:
+            self._shared.close()
+            self._ring.close()
+            raise
+
+    def _open_rest(self, paths: bool) -> None:
+        wanted = self._wanted
+        if wanted.cgroup or paths:
+            from tcplife.kernel.cgroups import Cgroups
+
+            self._cgroups = Cgroups(
+                self._library, self._program, self._config(), wanted.cgroup
+            )
+        if self._request and self.tier.has_storage:
+            from tcplife.kernel.summing import Sums
+
+            lookups = {"cgroup_path": self.cgroup_path}
+            self.sums = Sums(self._library, self._program, self._request, lookups)
+        if self._scope != NEW:
+            from tcplife.kernel.walk import Walks
+
+            self._walks = Walks(self._program, self._shared)
+            try:
+                self._walks.note()
+            except LoadError as error:
+                raise UnavailableError(
+                    f"the open sessions cannot be walked over: {error}"
+                ) from None
+
     def _batch(self, data: memoryview) -> Batch:
         offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         # Two clocks cannot be read at once; what is less than a clock that was set
@@ -328,8 +376,7 @@ def _tiers(number: int | None, scope: str) -> tuple[Tier, ...]:
     tiers = tuple(t for t in tiers if t.has_storage)
     if not tiers:
         raise UnavailableError(
-            f"-a/--all and --open need tier 1, {TIERS[0].needs}, and this is tier"
-            f" {number}"
+            f"{ASKED} takes tier 1, {TIERS[0].needs}: leave --tier {number} out"
         )
     return tiers
 

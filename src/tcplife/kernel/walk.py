@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 
+from tcplife.kernel.holders import in_container
 from tcplife.kernel.program import Program, read_iterator
 
 TYPE_CHECKING = False
@@ -85,6 +86,8 @@ class Walks:
 
     def _others(self, own: int) -> Iterator[str]:
         """A path to each network namespace that has a process or a name, but `own`."""
+        if in_container():
+            self.partial = True
         seen = {own}
         pids = filter(str.isdecimal, os.listdir("/proc"))
         paths = [f"/proc/{pid}/ns/net" for pid in pids]
