@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 from typing import Generic, Literal, TypeVar, Union
 
 from tcplife import filters
@@ -426,7 +427,7 @@ def _filter(
         direction=filters.parse_direction("dir", dir) if dir else 0,
         ends=_parsed(filters.parse_ends, "ends", ends),
         min_us=filters.microseconds(filters.parse_amount("min_ms", str(min_ms))),
-        min_bytes=int(filters.parse_amount("min_bytes", str(min_bytes))),
+        min_bytes=ceil(filters.parse_amount("min_bytes", str(min_bytes))),
         slower_connect_us=filters.microseconds(
             filters.parse_amount("slower_connect_ms", str(slower_connect_ms))
         ),

@@ -13,12 +13,19 @@ MOUNTS = "/proc/self/mountinfo"
 # How container engines name a container's cgroup, with the ID that their own
 # commands show: docker-ID.scope and docker/ID (Docker), cri-containerd-ID.scope
 # (containerd), crio-ID.scope (CRI-O), libpod-ID.scope (Podman), and the bare ID
-# below a pod with cgroupfs as the driver.
-_ID = r"(?:^|[-/])([0-9a-f]{64})(?:\.scope)?(?=/|$)"
+# below a pod with cgroupfs as the driver; cri-containerd:ID where only one of kubelet
+# and containerd has systemd as its driver.
+_ID = r"(?:^|[-/:])(?P<id>[0-9a-f]{64})(?:\.scope)?(?=/|$)"
 # systemd-nspawn@NAME.service, and machine-NAME.scope for what machined registers.
-_MACHINE = r"/(?:systemd-nspawn@|machine-)([^/]+)\.(?:service|scope)(?=/|$)"
-# kubepods-burstable-podUID.slice, with _ for -, and kubepods/burstable/podUID.
-_POD = r"/(?:kubepods[^/]*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})"
+_MACHINE = (
+    r"/(?:systemd-nspawn@(?P<unit>[^/]+)\.service|machine-(?P<name>[^/]+)\.scope)"
+)
+# kubepods-burstable-podUID.slice, with _ for -, and kubepods/burstable/podUID; kind(1)
+# puts more before it. Of a static pod the UID is a hash.
+_POD = (
+    r"/(?:[^/]*kubepods[^/]*-)?pod"
+    r"([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?=[./:]|$)"
+)
 _ESCAPE = r"\\x([0-9a-f]{2})"  # systemd-escape(1)
 
 
@@ -53,13 +60,12 @@ def container(path: str | None) -> str | None:
     if not path:
         return None
     # The innermost counts: containers may run in containers.
-    ids = re.findall(_ID, path)
-    if ids:
-        return str(ids[-1])
-    machines = re.findall(_MACHINE, path)
-    if not machines:
+    all_found = list(re.finditer(f"{_ID}|{_MACHINE}", path))
+    if not all_found:
         return None
-    return re.sub(_ESCAPE, lambda found: chr(int(found[1], 16)), machines[-1])
+    found = all_found[-1]
+    name = found["id"] or found["unit"] or found["name"]
+    return re.sub(_ESCAPE, lambda escaped: chr(int(escaped[1], 16)), name)
 
 
 def short(identity: str | None) -> str | None:

@@ -206,7 +206,7 @@ SESSION_COLUMNS = {
         of="born_us",
         value="key / 1000",
         memo="born_us < 4096",
-        form="%8.2f",
+        form="%10.2f",
     ),
     "dir": Column(
         title="DIR",
@@ -285,7 +285,7 @@ SESSION_COLUMNS = {
         value="ms_text(rtt(key))",
         memo="False",
         json_value="ms(rtt(key))",
-        form="%7s",
+        form="%6s",
         nullable=True,
     ),
     "min_rtt_ms": Column(
@@ -479,6 +479,7 @@ SESSION_COLUMNS = {
         of="tx_bytes",
         value="key / 1024",
         memo="tx_bytes < 4096",
+        form="%6.2f",
     ),
     "rx_parts": Column(
         title="RX_KB",
@@ -488,6 +489,7 @@ SESSION_COLUMNS = {
         of="rx_bytes",
         value="key / 1024",
         memo="rx_bytes < 4096",
+        form="%6.2f",
     ),
     "whole_ms": Column(
         title="MS",
@@ -496,6 +498,7 @@ SESSION_COLUMNS = {
         meaning="MS without its fraction",
         of="born_us // 1000",
         memo="born_us < 4096000",
+        form="%8d",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from errno import ENOTTY
 from math import ceil
 
 from tcplife.errors import UsageError
@@ -211,8 +212,9 @@ def parse_users(option: str, text: str) -> list[int]:
 
     uids = []
     for item in map(str.strip, text.split(",")):
-        if item.isascii() and item.isdecimal() and int(item[:11]) < 1 << 32:
-            uids.append(int(item[:11]))
+        digits = item.lstrip("0")[:11] or "0"
+        if item.isascii() and item.isdecimal() and int(digits) < 1 << 32:
+            uids.append(int(digits))
             continue
         try:
             uids.append(pwd.getpwnam(item).pw_uid)
@@ -224,6 +226,11 @@ def parse_users(option: str, text: str) -> list[int]:
     return uids
 
 
+# include/uapi/linux/nsfs.h, sched.h
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWNET = 0x40000000
+
+
 def parse_namespaces(option: str, text: str) -> list[int]:
     """The inodes of the network namespaces in `self,4711,/run/netns/blue,red`."""
     inodes = []
@@ -233,13 +240,29 @@ def parse_namespaces(option: str, text: str) -> list[int]:
         else:
             path = item if "/" in item else f"/run/netns/{item}"
         try:
-            inodes.append(os.stat(path).st_ino)
+            inodes.append(_namespace(path))
         except OSError as error:
+            why = os.strerror(error.errno or 0)
+            if error.errno == ENOTTY:
+                why = "not a network namespace"
             raise UsageError(
-                f"{option} {text}: {path}: {os.strerror(error.errno or 0)}; give"
-                " `self`, a PID, a path as in /proc/PID/ns/net, or a name of `ip netns`"
+                f"{option} {text}: {path}: {why}; give `self`, a PID, a path as in"
+                " /proc/PID/ns/net, or a name of `ip netns`"
             ) from None
     return inodes
+
+
+def _namespace(path: str) -> int:
+    """The inode of a network namespace. Raises OSError, ENOTTY if it is none."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if fcntl.ioctl(fd, _NS_GET_NSTYPE) != _CLONE_NEWNET:
+            raise OSError(ENOTTY, "another kind of namespace")
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
 
 
 def parse_cgroup(option: str, text: str) -> str:
@@ -250,9 +273,10 @@ def parse_cgroup(option: str, text: str) -> str:
     if root is None:
         raise UsageError(f"{option} {text}: this host has no cgroup2 file system")
     path = os.path.normpath(text)
-    if path != root and not path.startswith(root.rstrip("/") + "/"):
+    if text and path != root and not path.startswith(root.rstrip("/") + "/"):
         path = os.path.normpath(f"{root}/{path.lstrip('/')}")
-    if not os.path.isdir(path):
+    inside = path == root or path.startswith(root.rstrip("/") + "/")
+    if not (text and inside and os.path.isdir(path)):
         raise UsageError(
             f"{option} {text}: no such cgroup: {path}; `systemd-cgls` or"
             f" `find {root} -type d` lists them"
@@ -288,7 +312,8 @@ def parse_ends(option: str, text: str) -> list[int]:
 
 def microseconds(milliseconds: float) -> int:
     """Rounded up: what is shown is cut."""
-    return ceil(milliseconds * 1000)
+    # 2.007 * 1000 is a little above 2007.
+    return ceil(round(milliseconds * 1000, 6))
 
 
 def parse_amount(option: str, text: str) -> float:

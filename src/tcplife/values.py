@@ -118,7 +118,11 @@ def ms(microseconds: int) -> float | None:
 
 
 def ms_text(microseconds: int) -> str | None:
-    return None if microseconds in _NEVER else f"{microseconds / 1000:.2f}"
+    """Above a second with as many decimals as have room."""
+    if microseconds in _NEVER:
+        return None
+    decimals = 2 if microseconds < 1000000 else 1 if microseconds < 100000000 else 0
+    return f"{microseconds / 1000:.{decimals}f}"
 
 
 def at_least(text: str, part: bool) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import ceil
 
 import tcplife
 from tcplife.errors import (
@@ -240,7 +241,7 @@ def filter_from(options: argparse.Namespace) -> Filter:
         direction=given.get("dir", 0),
         ends=given.get("end", ()),
         min_us=microseconds(given.get("min_ms", 0)),
-        min_bytes=int(given.get("min_bytes", 0)),
+        min_bytes=ceil(given.get("min_bytes", 0)),
         slower_connect_us=microseconds(given.get("slower_connect", 0)),
     )
 
