@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tcplife import values
 from tcplife.errors import UsageError
-from tcplife.histogram import Histogram
+from tcplife.histogram import Histogram as Histogram
 from tcplife.sinks.rows import Memo, fields_of
 
 TYPE_CHECKING = False
