@@ -41,6 +41,8 @@ src/tcplife/layout.py: $(OBJECTS) $(OLDER)
 		$(BPF)/tcplife_2.bpf.o:parked \
 		$(BPF)/tcplife_full.bpf.o:story,owner_more \
 		$(BPF)/cgroups.bpf.o:cgroup_event \
+		$(BPF)/tcplife_summary.bpf.o:session_group,session_totals,bucket_key \
+		$(BPF)/tcpstates_summary.bpf.o:state_group,state_totals \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
 
 man:

@@ -82,6 +82,8 @@ def code(types: list[Type], index: int) -> str:
     if found.kind == ARRAY:
         element, _, count = found.words[0]
         one = code(types, element)
+        if one.endswith("s"):
+            return f"{count * int(one[:-1])}s"
         return f"{count}s" if one == "B" else f"{count}{one}"
     sys.exit(f"layout: no format for BTF kind {found.kind} ({found.name})")
 

@@ -28,14 +28,18 @@ if TYPE_CHECKING:
         trace_states,
     )
     from tcplife.events import Loss
+    from tcplife.summary import Group, Histogram, Summary
 
 __all__ = [
     "FakeSource",
+    "Group",
+    "Histogram",
     "Loss",
     "OutputClosed",
     "OutputError",
     "Session",
     "StateChange",
+    "Summary",
     "TcplifeError",
     "Trace",
     "UnavailableError",
@@ -49,7 +53,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Not at once: the commands, which have to start at once, do without it.
     if name in __all__:
-        from tcplife import api
+        from tcplife import api, summary
 
-        return getattr(api, name)
+        return getattr(summary if hasattr(summary, name) else api, name)
     raise AttributeError(f"module 'tcplife' has no attribute {name!r}")

@@ -29,6 +29,10 @@ CONFIG = (
     ("states", "I"),
     ("ends", "I"),
     ("wake_bytes", "I"),
+    ("by", "I"),
+    ("quantities", "I"),
+    ("subnet_4", "4I"),
+    ("subnet_6", "4I"),
     ("family", "B"),
     ("dir", "B"),
     ("whole_life", "B"),
@@ -53,6 +57,9 @@ COUNTS = (
     ("closing", "Q"),
     ("full_ns", "Q"),
     ("tool", "Q"),
+    ("groups", "Q"),
+    ("folded", "Q"),
+    ("uncounted", "Q"),
 )
 
 CONTROL = (
@@ -114,6 +121,53 @@ OWNER_MORE = (
 CGROUP_EVENT = (
     ("id", "Q"),
     ("path", "504s"),
+)
+
+SESSION_GROUP = (
+    ("laddr", "16s"),
+    ("raddr", "16s"),
+    ("comm", "16s"),
+    ("cgroup", "Q"),
+    ("pid", "I"),
+    ("uid", "I"),
+    ("netns", "I"),
+    ("lport", "H"),
+    ("rport", "H"),
+    ("port", "H"),
+    ("dir", "B"),
+    ("end", "B"),
+    ("other", "B"),
+    ("unused", "3s"),
+)
+
+SESSION_TOTALS = (
+    ("id", "I"),
+    ("unused", "I"),
+    ("sessions", "Q"),
+    ("segs_out", "Q"),
+    ("retrans", "Q"),
+    ("ends", "9Q"),
+    ("sums", "120s"),
+)
+
+BUCKET_KEY = (
+    ("group", "I"),
+    ("quantity", "H"),
+    ("bucket", "H"),
+)
+
+STATE_GROUP = (
+    ("oldstate", "B"),
+    ("newstate", "B"),
+    ("other", "B"),
+    ("unused", "5s"),
+)
+
+STATE_TOTALS = (
+    ("id", "I"),
+    ("unused", "I"),
+    ("changes", "Q"),
+    ("sums", "24s"),
 )
 
 STATE_EVENT = (

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Stop:
@@ -22,6 +22,8 @@ class Stop:
         self.asked = False
         self._signals = -1
         self._ending: frozenset[int] = frozenset()
+        self._notes: dict[int, Callable[[], None]] = {}
+        self._watchers: dict[int, Callable[[], bool]] = {}
 
     def remaining(self, at_most: float) -> float:
         """Seconds to wait, 0 once the time is over."""
@@ -55,10 +57,25 @@ class Stop:
 
     def ends(self, fd: int) -> bool:
         """Whether an event of one of `fds` is the end."""
+        if fd in self._watchers:
+            return self._watchers[fd]()
         if fd != self._signals:
             return True
         # A byte for each signal, that of on_request() included.
-        return not self._ending.isdisjoint(os.read(fd, 512))
+        came = os.read(fd, 512)
+        for number in self._notes.keys() & came:
+            self._notes[number]()
+        return not self._ending.isdisjoint(came)
+
+    def on_note(self, number: signal.Signals, call: Callable[[], None]) -> None:
+        """Calls at this signal, while waiting; to be called after on_signals()."""
+        signal.signal(number, lambda *_: None)
+        self._notes[number] = call
+
+    def watch(self, fd: int, events: int, call: Callable[[], bool]) -> None:
+        """Calls at these epoll events, while waiting; ends the trace if it says so."""
+        self.fds[fd] = events
+        self._watchers[fd] = call
 
     def when_unread(self, fd: int) -> None:
         """Ends the trace when a pipe's or terminal's other end is closed."""

@@ -78,7 +78,7 @@ class FakeHost:
     def _load(
         self, library: FakeLibrary, name: str, tier: Tier, *_: object
     ) -> FakeProgram:
-        assert name == "tcplife"
+        assert name == f"tcplife{tier.suffix}"
         if tier.number not in self.refused:
             return FakeProgram()
         if self.complaint:

@@ -160,6 +160,7 @@ def test_host_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         common, "trace", lambda _name, _wire, options, _, **__: given.append(options)
     )
+    monkeypatch.setattr(common, "check", given.append)
     assert run("") == 0
     assert run("--tier 3 --max-sessions 16777216 --user root --check") == 0
     assert run(f"--btf {shlex.quote(sys.executable)}") == 0  # ELF, so it may have it

@@ -279,7 +279,12 @@ def open_tier(monkeypatch: pytest.MonkeyPatch) -> Open:
         monkeypatch.setattr(FakeProgram, "closed", ())
         library: Any = FakeLibbpf()
         return tiers.open_tier(
-            library, "tool", lambda *_: None, attach, tiers=two, btf=btf
+            library,
+            lambda tier: f"tool{tier.suffix}",
+            lambda *_: None,
+            attach,
+            tiers=two,
+            btf=btf,
         )
 
     two = (tiers.Tier(1, "much"), tiers.Tier(2, "little"))

@@ -25,14 +25,18 @@ enum {
 struct config {
 	__u64 min_us; /* lifespan */
 	__u64 min_bytes;
-	__u64 slower_us;  /* connect */
-	__u32 states;	  /* a bit a state: changes into or out of these */
-	__u32 ends;	  /* a bit an enum end; 0: any */
-	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
-	__u8 family;	  /* 4, 6, or 0 for both */
-	__u8 dir;	  /* of enum dir; 0: any */
-	__u8 whole_life;  /* min_us counts from the first state */
-	__u8 all;	  /* sessions older than the trace as well */
+	__u64 slower_us;   /* connect */
+	__u32 states;	   /* a bit a state: changes into or out of these */
+	__u32 ends;	   /* a bit an enum end; 0: any */
+	__u32 wake_bytes;  /* unread bytes in the ring that wake the reader */
+	__u32 by;	   /* a bit an enum by: what groups sessions */
+	__u32 quantities;  /* a bit an enum quantity: those with a histogram */
+	__u32 subnet_4[4]; /* the part of a remote address that groups: IPv4, */
+	__u32 subnet_6[4]; /* IPv6 */
+	__u8 family;	   /* 4, 6, or 0 for both */
+	__u8 dir;	   /* of enum dir; 0: any */
+	__u8 whole_life;   /* min_us counts from the first state */
+	__u8 all;	   /* sessions older than the trace as well */
 	__u8 filter_pid;
 	__u8 filter_lport;
 	__u8 filter_rport;

@@ -33,9 +33,16 @@ struct session {
 #endif
 };
 
+#ifdef SUMMARY
+#define RING_BYTES 4096 /* not used */
+#else
 #define RING_BYTES (2 * 1024 * 1024)
+#endif
 #include "trace.h"
 #include "listeners.h"
+#ifdef SUMMARY
+#include "groups.h"
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -86,6 +93,13 @@ static __always_inline bool older_session(struct session *session, int oldstate)
 }
 #endif
 
+#ifndef SUMMARY
+static __always_inline bool by_address(void)
+{
+	return true;
+}
+#endif
+
 static __always_inline bool any_parked(void)
 {
 	return counted.parked != counted.resolved + control.walked;
@@ -108,8 +122,12 @@ static __always_inline void send(void *ctx, struct event *event,
 {
 	if (!wanted_owner(&event->session.owner, more))
 		return;
+#ifdef SUMMARY
+	count_session(event, more);
+#else
 	tell_owner_more(event, more);
 	send_record(ctx, event, sizeof(*event));
+#endif
 }
 
 /*
@@ -168,7 +186,12 @@ tell(struct event *event, const struct session *session, const struct sock *sk,
 	/* tcp_set_state() has given skc_num back by now; inet_sport stays. */
 	told->lport = bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport));
 	told->rport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
-	tell_addresses(told->laddr, told->raddr, sk);
+	if (!by_address()) {
+		__builtin_memset(told->laddr, 0, sizeof(told->laddr));
+		__builtin_memset(told->raddr, 0, sizeof(told->raddr));
+	} else {
+		tell_addresses(told->laddr, told->raddr, sk);
+	}
 	tell_bytes(told, session, sk, tp, state);
 	tell_story(event, session, sk, tp, state, open);
 }

@@ -14,7 +14,11 @@ struct session {
 	__u8 unused[2];
 };
 
+#ifdef SUMMARY
+#define RING_BYTES 4096 /* not used */
+#else
 #define RING_BYTES (16 * 1024 * 1024)
+#endif
 #include "trace.h"
 #include "listeners.h"
 
@@ -64,12 +68,51 @@ enum verdict {
 	PASS
 };
 
+#ifdef SUMMARY
+#include "quantity.h"
+
+struct state_group {
+	__u8 oldstate;
+	__u8 newstate;
+	__u8 other; /* none: there is room for all */
+	__u8 unused[5];
+};
+
+struct state_totals {
+	__u32 id;
+	__u32 unused;
+	__u64 changes; /* also those out of a state that began unseen */
+	struct quantity_sum sums[1];
+};
+
+#define GROUP state_group
+#define TOTALS state_totals
+#include "summary.h"
+
+static __always_inline void count_change(const struct state_event *event)
+{
+	struct state_group group = {.oldstate = event->states.oldstate,
+				    .newstate = event->states.newstate};
+	struct state_totals *totals = totals_of(&group);
+
+	if (!totals)
+		return;
+	__sync_fetch_and_add(&totals->changes, 1);
+	if (!event->first)
+		count_quantity(totals->sums, totals->id, 0, event->span_us);
+}
+#endif
+
 static __always_inline void send(void *ctx, const struct state_event *event)
 {
 	if (config.states && !(config.states & (1 << event->states.oldstate |
 						1 << event->states.newstate)))
 		return;
+#ifdef SUMMARY
+	count_change(event);
+#else
 	send_record(ctx, (void *)event, sizeof(*event));
+#endif
 }
 
 static __always_inline void hold(struct sock *sk,

@@ -60,12 +60,19 @@ static __always_inline void tell_times(struct story *story,
 	story->close_us = close_us;
 }
 
+static __always_inline __u32 netns_of(const struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+}
+
 static __always_inline void tell_network(struct story *story,
 					 const struct session *session,
 					 const struct sock *sk,
 					 const struct tcp_sock *tp, int state)
 {
+#ifndef SUMMARY
 	const struct tcp_congestion_ops *ca;
+#endif
 
 	story->srtt_us = FIELD(tp, srtt_us) >> 3;
 	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
@@ -87,10 +94,15 @@ static __always_inline void tell_network(struct story *story,
 			unread--;
 		story->unread_bytes = unread;
 	}
+#ifdef SUMMARY
+	if (config.by & BY_NETNS || config.filter_netns)
+		story->netns = netns_of(sk);
+#else
 	/* Read with a helper: see owner_from_task(). */
 	ca = BPF_CORE_READ(tp, inet_conn.icsk_ca_ops);
 	BPF_CORE_READ_STR_INTO(&story->cc, ca, name);
-	story->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	story->netns = netns_of(sk);
+#endif
 }
 
 static __always_inline __u8 first_of(const struct session *session, int state,

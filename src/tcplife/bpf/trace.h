@@ -22,6 +22,9 @@ struct counts {
 	__u64 closing;	     /* tasks that are closing a listener */
 	__u64 full_ns;	     /* when there was no more room in open_sessions */
 	__u64 tool;	     /* the PID that walks over sockets */
+	__u64 groups;	     /* numbers that were given to groups */
+	__u64 folded;	     /* sessions whose group had no room of its own */
+	__u64 uncounted;     /* values that had no room in a histogram */
 };
 
 /* What it sets while running. */

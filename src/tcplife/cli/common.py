@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from tcplife.events import Wire
+    from tcplife.kernel.trace import Trace
     from tcplife.layouts import Layout
     from tcplife.sinks import Sink
     from tcplife.sinks.rows import Columns, Lookups
@@ -331,12 +332,8 @@ def trace(
 ) -> None:
     """Traces until it is told to stop. open_sinks: called once tracing has begun."""
     # Only now: this takes its time, which --help and mistakes need not wait for.
-    from tcplife.kernel.privileges import give_up
     from tcplife.kernel.trace import Trace
 
-    if options.check:
-        check(options)
-        return
     stop = stop_from(options, requests=scope == "all")
     with Trace(
         wire,
@@ -348,29 +345,43 @@ def trace(
         btf=options.btf,
         max_sessions=options.max_sessions,
     ) as tracing:
-        held = give_up(tracing.needs_later(), options.user)
-        if options.verbose:
-            say(name, f"libbpf {tracing.libbpf_version}")
-            for complaint in tracing.passed_over:
-                say(name, f"passed over {complaint}")
-            say(name, f"privileges kept: {', '.join(held) or 'none'}")
-            tier = tracing.tier
-            say(name, f"tracing, tier {tier.number}: {tier.needs}")
+        has_begun(name, options, tracing)
         lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
         pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
-        if tracing.partial:
-            say(
-                name,
-                "not all network namespaces could be entered, which takes"
-                " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's PID namespace: sessions"
-                " open in the others are not listed",
-            )
-        if tracing.blind:
-            say(
-                name,
-                f"{tracing.blind} sessions may still have been held by a process that"
-                f" could not be looked for, which takes {tracing.to_search}",
-            )
+        tell_unseen(name, tracing)
+
+
+def has_begun(name: str, options: argparse.Namespace, tracing: Trace) -> None:
+    """Gives up what is not needed any more; says how it traces, if asked."""
+    from tcplife.kernel.privileges import give_up
+
+    held = give_up(tracing.needs_later(), options.user)
+    if not options.verbose:
+        return
+    say(name, f"libbpf {tracing.libbpf_version}")
+    for complaint in tracing.passed_over:
+        say(name, f"passed over {complaint}")
+    say(name, f"privileges kept: {', '.join(held) or 'none'}")
+    tier = tracing.tier
+    how = ", summed up in the kernel" if tracing.sums else ""
+    say(name, f"tracing, tier {tier.number}: {tier.needs}{how}")
+
+
+def tell_unseen(name: str, tracing: Trace) -> None:
+    """What could not be looked into."""
+    if tracing.partial:
+        say(
+            name,
+            "not all network namespaces could be entered, which takes"
+            " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's PID namespace: sessions"
+            " open in the others are not listed",
+        )
+    if tracing.blind:
+        say(
+            name,
+            f"{tracing.blind} sessions may still have been held by a process that"
+            f" could not be looked for, which takes {tracing.to_search}",
+        )
 
 
 def check(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from tcplife import filters, layouts
 from tcplife import layout as records
-from tcplife.cli import common
+from tcplife.cli import common, statistics
 from tcplife.columns import EXTENDED, SESSION_COLUMNS
 from tcplife.errors import UsageError
 from tcplife.events import SESSION, STORY
@@ -59,6 +59,15 @@ def _command(arguments: Sequence[str]) -> None:
     columns, layout, wire = _shown(options)
     if options.ebpf:
         common.print_source(wire.sender, options.tier)
+        return
+    if options.check:
+        common.check(options)
+        return
+    if statistics.wanted(options):
+        from tcplife.cli.summing import summarize
+
+        whole_life = layout.born == "life_us"
+        summarize(NAME, STORY, options, scope=_scope(options), whole_life=whole_life)
         return
     common.trace(
         NAME,
@@ -176,6 +185,7 @@ def _parser() -> common.Parser:
         action="store_true",
         help="list the sessions that are open now, and leave",
     )
+    statistics.add_options(parser, states=False)
     common.add_run_options(parser)
     common.add_host_options(parser)
     return parser

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from tcplife import layouts
-from tcplife.cli import common
+from tcplife.cli import common, statistics
 from tcplife.columns import STATE_COLUMNS
 from tcplife.events import STATE_CHANGE
 from tcplife.filters import parse_states
@@ -41,6 +41,14 @@ def _command(arguments: Sequence[str]) -> None:
     layout = _layout(options)
     if options.ebpf:
         common.print_source(NAME, options.tier)
+        return
+    if options.check:
+        common.check(options)
+        return
+    if statistics.wanted(options):
+        from tcplife.cli.summing import summarize
+
+        summarize(NAME, STATE_CHANGE, options)
         return
     sinks: list[Sink] = []
     if options.journal:
@@ -81,6 +89,7 @@ def _parser() -> common.Parser:
         action="store_true",
         help="log each change to the systemd journal as well",
     )
+    statistics.add_options(parser, states=True)
     common.add_run_options(parser)
     common.add_host_options(parser)
     return parser

@@ -79,7 +79,8 @@ def _refusal(library: Library, tier: Tier, btf_file: str | None) -> str:
 
     told = len(library.complaints)
     try:
-        load(library, SESSION.sender, tier, lambda *_: None, begin, btf_file).close()
+        name = SESSION.sender + tier.suffix
+        load(library, name, tier, lambda *_: None, begin, btf_file).close()
     except LoadError as error:
         reasons = [str(error), *library.complaints[told:][:1]]
         if tier.has_kprobes:

@@ -72,7 +72,7 @@ def load(
     library: Library, name: str, tier: Tier, set_up: Step, begin: Step, btf: str | None
 ) -> Program:
     """A program as open_tier() has it, of this tier. Raises LoadError."""
-    program = Program(library, name + tier.suffix, btf or find_btf())
+    program = Program(library, name, btf or find_btf())
     try:
         set_up(program, tier)
         program.load()
@@ -85,7 +85,7 @@ def load(
 
 def open_tier(
     library: Library,
-    name: str,
+    name: Callable[[Tier], str],
     set_up: Step,
     begin: Step,
     *,
@@ -95,15 +95,15 @@ def open_tier(
 ) -> Opened:
     """The best of `tiers` that this host allows, with its program loaded and begun.
 
-    name: the object's; set_up: called with the program before it is loaded; begin:
-    after that, to attach it; btf: the file that describes the kernel's types, instead
-    of the kernel's own; asked: the options that other tiers do not have.
+    name: of a tier's object; set_up: called with the program before it is loaded;
+    begin: after that, to attach it; btf: the file that describes the kernel's types,
+    instead of the kernel's own; asked: the options that other tiers do not have.
     Raises UnavailableError, with the reason and the remedy; UsageError for `btf`.
     """
     failures: list[str] = []
     for tier in tiers:
         try:
-            program = load(library, name, tier, set_up, begin, btf)
+            program = load(library, name(tier), tier, set_up, begin, btf)
             return Opened(tier, program, failures)
         except LoadError as error:
             failures.append(f"tier {tier.number}: {error}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tcplife.kernel.cgroups import Cgroups
     from tcplife.kernel.holders import Holders
     from tcplife.kernel.ring import Ring
+    from tcplife.kernel.summing import Request, Sums
     from tcplife.kernel.walk import Walks
 
 # Which sessions are told: those that begin from now on, those that are open now as
@@ -54,7 +55,8 @@ class Trace:
     some filters (Filter.needs_story()). whole_life: Filter.min_us is of the lifespan
     from the first state. paths: cgroup_path() will be asked. tier: only this one.
     btf: a file with the kernel's types. max_sessions: how many are followed at once,
-    in tiers 2 to 4.
+    in tiers 2 to 4. request: what is to be summed up, instead of told; where the kernel
+    side can (`sums`), batches have only what it could not do.
 
     Raises UnavailableError where the host doesn't allow it. The kernel programs
     hang on file descriptors: they go with the process, however it ends.
@@ -71,6 +73,7 @@ class Trace:
         tier: int | None = None,
         btf: str | None = None,
         max_sessions: int = MAX_SESSIONS,
+        request: Request | None = None,
     ) -> None:
         if wire is not STORY and (wanted.needs_story() or scope != NEW):
             raise ValueError("this needs a session's whole story")
@@ -79,6 +82,8 @@ class Trace:
         self._scope = scope
         self._whole_life = whole_life
         self._max_sessions = max_sessions
+        self._request = request
+        self.sums: Sums | None = None
         self._library = Library()
         self._cgroups: Cgroups | None = None
         self._walks: Walks | None = None
@@ -88,7 +93,7 @@ class Trace:
         self._wall_offset = 0
         opened = open_tier(
             self._library,
-            wire.sender,
+            self._object,
             self._set_up,
             self._begin,
             tiers=_tiers(tier, scope),
@@ -134,7 +139,7 @@ class Trace:
     def needs_later(self) -> set[str]:
         """The capabilities that are still used, now that it has begun."""
         needs: set[str] = set()
-        if not self.tier.has_variables:
+        if not self.tier.has_variables or self.sums:
             needs |= {"CAP_BPF"}
         if self._program.has_map("parked"):
             needs |= IN_KERNEL if self.tier.has_storage else IN_PROC
@@ -166,10 +171,13 @@ class Trace:
             for data in self._walks.list_open(last):
                 yield self._batch(data)
 
-    def batches(self, stop: Stop) -> Iterator[Batch]:
+    def batches(
+        self, stop: Stop, interval: float = INTERVAL, ticks: bool = False
+    ) -> Iterator[Batch]:
         """Batches until `stop`, and then what is left.
 
-        A batch without records tells of a loss.
+        interval: seconds between looks. A batch without records tells of a loss or,
+        with `ticks`, that it has looked.
         """
         if self._scope == OPEN:
             yield from self.open_sessions()
@@ -184,7 +192,7 @@ class Trace:
             watched = _register(epoll, stop)
             # Many times a second on a busy host, with all caches cold: keep short.
             while not stop.expired():
-                events = epoll.poll(stop.remaining(INTERVAL))
+                events = epoll.poll(stop.remaining(interval))
                 for _ in range(CHUNKS):
                     data = read()
                     if data:
@@ -205,6 +213,8 @@ class Trace:
                     yield from self.open_sessions()
                 if any(fd in watched and stop.ends(fd) for fd, _ in events):
                     break
+                if ticks:
+                    yield self._batch(memoryview(b""))
         yield from self.open_sessions(last=True)
         self._program.detach()
         ring.finish()
@@ -242,15 +252,33 @@ class Trace:
             "filter_cgroup": bool(wanted.cgroup),
         }
 
+    def unsummed(self) -> tuple[int, int]:
+        """Sessions whose groups had no room, and values that no histogram had."""
+        *_, folded, uncounted = self._shared.counts()
+        return folded, uncounted
+
     @property
     def _walked(self) -> int:
         """How many parked sessions were given their owner by a search."""
         return self._holders.found if self._holders else 0
 
+    def _object(self, tier: Tier) -> str:
+        if self._request and tier.has_storage:
+            return self._request.object
+        return self._wire.sender + tier.suffix
+
     def _set_up(self, program: Program, tier: Tier) -> None:
         wanted = self._wanted
         wake_bytes = program.map_size("events") // 2
-        initial_config(program).update({**self._config(), "wake_bytes": wake_bytes})
+        config = initial_config(program)
+        config.update({**self._config(), "wake_bytes": wake_bytes})
+        if self._request and tier.has_storage:
+            from tcplife.kernel.summing import Sums
+
+            config.update(self._request.config())
+            for name, words in self._request.masks().items():
+                config.set(name, *words)
+            Sums.set_up(program, self._request)
         if not tier.has_storage:
             program.set_size("open_sessions", self._max_sessions)
         control = initial_control(program)
@@ -301,6 +329,11 @@ class Trace:
             self._cgroups = Cgroups(
                 self._library, self._program, self._config(), wanted.cgroup
             )
+        if self._request and self.tier.has_storage:
+            from tcplife.kernel.summing import Sums
+
+            lookups = {"cgroup_path": self.cgroup_path}
+            self.sums = Sums(self._library, self._program, self._request, lookups)
         if self._scope != NEW:
             from tcplife.kernel.walk import Walks
 

@@ -37,10 +37,10 @@ class Memo(dict):  # type: ignore[type-arg]
 
     LIMIT = 65536
 
-    def __init__(self, make: Callable[[Any], str]) -> None:
+    def __init__(self, make: Callable[[Any], Any]) -> None:
         self.make = make
 
-    def __missing__(self, key: Any) -> str:
+    def __missing__(self, key: Any) -> Any:
         if len(self) >= self.LIMIT:
             self.clear()
         made = self[key] = self.make(key)

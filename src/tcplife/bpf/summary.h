@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Adding up instead of telling: no record leaves the kernel. What is kept of a
+ * group (struct GROUP, which the program has declared) are, in struct TOTALS,
+ * counts and sums, and of each quantity a histogram whose buckets are entries
+ * of a hash: most are empty.
+ *
+ * There are two of each map. User space has the programs use the other one,
+ * which it does by an update of an array of maps, and that waits for running
+ * programs (kernel/bpf/syscall.c, maybe_wait_bpf_programs(), since 5.0). It
+ * then reads and empties the first in peace.
+ */
+#ifndef TCPLIFE_SUMMARY_H
+#define TCPLIFE_SUMMARY_H
+
+#include "trace.h"
+
+/* A bucket of a group's histogram of a quantity. */
+struct bucket_key {
+	__u32 group;
+	__u16 quantity;
+	__u16 bucket;
+};
+
+struct buckets {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct bucket_key);
+	__type(value, __u64);
+};
+
+struct buckets buckets_0 SEC(".maps");
+struct buckets buckets_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct buckets);
+} buckets SEC(".maps") = {.values = {&buckets_0}};
+
+struct groups {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4097);
+	__type(key, struct GROUP);
+	__type(value, struct TOTALS);
+};
+
+struct groups groups_0 SEC(".maps");
+struct groups groups_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct groups);
+} groups SEC(".maps") = {.values = {&groups_0}};
+
+/* Zeros to begin with, too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct TOTALS);
+} blank_totals SEC(".maps");
+
+static __always_inline void *current_map(void *maps)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(maps, &key);
+}
+
+/*
+ * Log-linear: exact below 128, from there 64 buckets for each power of two.
+ * What lies in a bucket is less than 0.8 % off its middle.
+ */
+static __always_inline __u16 bucket_of(__u64 value)
+{
+	__u64 high = value >> 7;
+	__u32 shift = 0;
+
+	if (high >> 32) {
+		high >>= 32;
+		shift += 32;
+	}
+	if (high >> 16) {
+		high >>= 16;
+		shift += 16;
+	}
+	if (high >> 8) {
+		high >>= 8;
+		shift += 8;
+	}
+	if (high >> 4) {
+		high >>= 4;
+		shift += 4;
+	}
+	if (high >> 2) {
+		high >>= 2;
+		shift += 2;
+	}
+	if (high >> 1) {
+		high >>= 1;
+		shift += 1;
+	}
+	shift += high;
+	return (shift << 6) + (value >> shift);
+}
+
+static __always_inline void count_bucket(__u32 group, __u16 quantity,
+					 __u64 value)
+{
+	struct bucket_key key = {group, quantity, bucket_of(value)};
+	void *map = current_map(&buckets);
+	__u64 one = 1;
+	__u64 *count;
+
+	if (!map)
+		return;
+	count = bpf_map_lookup_elem(map, &key);
+	if (!count && !bpf_map_update_elem(map, &key, &one, BPF_NOEXIST))
+		return;
+	if (!count) /* made on another processor meanwhile, or no room */
+		count = bpf_map_lookup_elem(map, &key);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		__sync_fetch_and_add(&counted.uncounted, 1);
+}
+
+static __always_inline void keep_most(__u64 *most, __u64 value)
+{
+	for (int i = 0; i < 8; i++) {
+		__u64 seen = *(volatile __u64 *)most;
+
+		if (value <= seen ||
+		    __sync_val_compare_and_swap(most, seen, value) == seen)
+			return;
+	}
+}
+
+/*
+ * What is kept of a group. One that finds no room becomes part of the group of
+ * all others, which user space has put there.
+ */
+static __always_inline struct TOTALS *totals_of(struct GROUP *group)
+{
+	void *map = current_map(&groups);
+	struct TOTALS *totals;
+	__u32 key = 0;
+	void *blank;
+	__u32 id;
+
+	if (!map)
+		return NULL;
+	totals = bpf_map_lookup_elem(map, group);
+	if (!totals) {
+		blank = bpf_map_lookup_elem(&blank_totals, &key);
+		if (blank)
+			bpf_map_update_elem(map, group, blank, BPF_NOEXIST);
+		totals = bpf_map_lookup_elem(map, group);
+	}
+	if (!totals) {
+		__sync_fetch_and_add(&counted.folded, 1);
+		__builtin_memset(group, 0, sizeof(*group));
+		group->other = 1;
+		totals = bpf_map_lookup_elem(map, group);
+	}
+	if (totals && !totals->id) {
+		/* Several may want to number it: one does. */
+		id = __sync_fetch_and_add(&counted.groups, 1) + 1;
+		__sync_val_compare_and_swap(&totals->id, 0, id);
+	}
+	return totals;
+}
+
+static __always_inline void count_quantity(struct quantity_sum *sums,
+					   __u32 group, __u16 quantity,
+					   __u64 value)
+{
+	__sync_fetch_and_add(&sums[quantity].count, 1);
+	__sync_fetch_and_add(&sums[quantity].total, value);
+	keep_most(&sums[quantity].most, value);
+	if (config.quantities & 1U << quantity)
+		count_bucket(group, quantity, value);
+}
+
+#endif

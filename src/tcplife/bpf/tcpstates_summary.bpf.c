@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* tcpstates.bpf.c that adds up changes instead of telling each. */
+#define SUMMARY
+#include "tcpstates.bpf.c"

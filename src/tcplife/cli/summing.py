@@ -1,0 +1,197 @@
+"""--summary and --hist: figures of many sessions, instead of a row for each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tcplife import summary as summaries
+from tcplife.cli import common
+from tcplife.kernel.summing import Request
+from tcplife.kernel.trace import INTERVAL, Trace
+from tcplife.sinks import summaries as shown
+from tcplife.sinks.output import write_all
+from tcplife.stop import Stop
+from tcplife.summary import Summary
+from tcplife.values import rfc3339
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.cli.live import Live
+    from tcplife.events import Wire
+
+# Of sessions, without being asked for a histogram of something else.
+TABLE = ("ms", "connect", "tx", "rx")
+
+
+class View:
+    """What the options want to see of a summary."""
+
+    def __init__(self, options: argparse.Namespace, states: bool) -> None:
+        self.states = states
+        self.json = options.json
+        self.hist = options.hist
+        self.order = options.sort
+        self.by: tuple[str, ...] | None = None
+        self.number = options.top
+        self.figures = shown.STATE_FIGURES if states else shown.SESSION_FIGURES
+
+    def quantities(self) -> tuple[str, ...]:
+        if self.states:
+            return ("ms",)
+        if self.json:
+            return summaries.QUANTITIES
+        return (self.hist,) if self.hist else TABLE
+
+    def lines(self, summary: Summary, moment: float, repeated: bool) -> Iterator[str]:
+        """moment: seconds since 1970. repeated: there are more to come."""
+        if self.json:
+            text = rfc3339(int(moment * 1000000))[1:-1]
+            for part in self._parts(summary):
+                yield from shown.json_lines(
+                    part, self.number, self.order, text, self.quantities()
+                )
+            return
+        if repeated:
+            yield time.strftime("%H:%M:%S", time.localtime(moment))
+        for part in self._parts(summary):
+            if self.hist:
+                yield from shown.histograms(
+                    part, self.hist, self.number, self.order, _blocks()
+                )
+            else:
+                yield from shown.table(part, self.figures, self.number, self.order)
+                yield ""
+
+    def _parts(self, summary: Summary) -> list[Summary]:
+        if not self.states:
+            return [summary if self.by is None else summary.regrouped(self.by)]
+        states = summary.regrouped(("oldstate",))
+        return [states] if self.hist else [states, summary]
+
+
+def _blocks() -> bool:
+    """Whether there is a terminal that shows Unicode's blocks."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return sys.stdout.isatty() and encoding == "utf8"
+
+
+def summarize(
+    name: str,
+    wire: Wire,
+    options: argparse.Namespace,
+    *,
+    scope: str = "new",
+    whole_life: bool = False,
+) -> None:
+    """Traces until it is told to stop, and shows summaries."""
+    states = wire.sender == "tcpstates"
+    view = View(options, states)
+    by = summaries.STATE_BY if states else options.by
+    request = Request(wire.sender, by, view.quantities(), options.max_groups)
+    live: Live | None = None
+    if options.interval and not options.json and _is_terminal():
+        from tcplife.cli.live import Live
+
+        live = Live(view)
+    stop = common.stop_from(options, requests=scope == "all")
+    with Trace(
+        wire,
+        common.filter_from(options),
+        scope=scope,
+        whole_life=whole_life,
+        paths="cgroup"
+        in {f for n in by if n in summaries.KEYS for f in summaries.KEYS[n].fields},
+        tier=options.tier,
+        btf=options.btf,
+        max_sessions=options.max_sessions,
+        request=request,
+    ) as tracing:
+        common.has_begun(name, options, tracing)
+        losses = common.LossReport(name)
+        born = "life_us" if whole_life else "span_us"
+        lookups = {"cgroup_path": tracing.cgroup_path}
+
+        def adder(summary: Summary) -> Callable[[memoryview], None]:
+            if states:
+                return summaries.change_adder(wire, summary)
+            return summaries.session_adder(wire, summary, born, lookups)
+
+        pieces = _pieces(tracing, stop, options.interval, by, adder, losses)
+        try:
+            if live:
+                live.run(pieces, stop)
+            else:
+                for piece in pieces:
+                    _print(view.lines(piece, time.time(), bool(options.interval)))
+        finally:
+            losses.finish()
+            common.tell_unseen(name, tracing)
+            _tell_unsummed(name, tracing)
+
+
+def _pieces(
+    tracing: Trace,
+    stop: Stop,
+    interval: float | None,
+    by: Sequence[str],
+    adder: Callable[[Summary], Callable[[memoryview], None]],
+    losses: common.LossReport,
+) -> Iterator[Summary]:
+    """A summary for each interval; for the whole time, if there is none."""
+    began = time.monotonic()
+    piece = Summary(by)
+    add = adder(piece)
+
+    def finished() -> Summary:
+        if tracing.sums:
+            piece.merge(tracing.sums.take())
+        piece.seconds = time.monotonic() - began
+        return piece
+
+    # Records have to be read often; the kernel side's sums can wait.
+    look = min(interval or 1.0, 1.0) if tracing.sums else INTERVAL
+    for batch in tracing.batches(stop, look, ticks=True):
+        if len(batch):
+            add(batch.data)
+        losses.see(batch.loss)
+        if interval and time.monotonic() - began >= interval - 0.001:
+            yield finished()
+            began = time.monotonic()
+            piece = Summary(by)
+            add = adder(piece)
+    yield finished()
+
+
+def _print(lines: Iterator[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    write_all(common.STDOUT, text.encode("utf-8", "backslashreplace"))
+
+
+def _is_terminal() -> bool:
+    return (
+        os.isatty(common.STDOUT)
+        and os.isatty(0)
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
+
+
+def _tell_unsummed(name: str, tracing: Trace) -> None:
+    if not tracing.sums:
+        return
+    folded, uncounted = tracing.unsummed()
+    if folded:
+        common.say(
+            name,
+            f"{folded} in groups that had no room of their own are in (other);"
+            " --max-groups gives more",
+        )
+    if uncounted:
+        common.say(
+            name,
+            f"{uncounted} values found no room in a histogram: percentiles lack them,"
+            " sums do not; --max-groups gives more",
+        )

@@ -1,0 +1,224 @@
+"""Summaries that the kernel side keeps (bpf/summary.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Callable, Iterator, Mapping
+
+from tcplife import layout, values
+from tcplife.histogram import Histogram
+from tcplife.kernel.libbpf import Library, reason
+from tcplife.kernel.program import LoadError, Program
+from tcplife.summary import (
+    DEFAULT_BY,
+    KEYS,
+    MAX_GROUPS,
+    OTHER,
+    QUANTITIES,
+    STATE_BY,
+    Summary,
+    key_function,
+    subnet_bits,
+    subnet_masks,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tcplife.sinks.rows import Lookups
+    from tcplife.summary import Group, Key
+
+# How many buckets of histograms there is room for, for each group.
+BUCKETS = 64
+# How many entries are read at once.
+BATCH = 4096
+_SUM = struct.Struct("=QQQ")
+_BUCKET_KEY = struct.Struct("=" + "".join(code for _, code in layout.BUCKET_KEY))
+_COUNT = struct.Struct("=Q")
+_WORDS = struct.Struct("=4I")
+# bpf/groups.h, enum by: a bit a field, in this order
+_BY_BITS = (
+    "laddr",
+    "raddr",
+    "comm",
+    "cgroup",
+    "pid",
+    "uid",
+    "netns",
+    "lport",
+    "rport",
+    "port",
+    "dir",
+    "end",
+)
+
+
+class Request:
+    """What is to be summed up.
+
+    sender: of the records that are summed up instead of sent. quantities: those
+    whose histograms are wanted.
+    """
+
+    def __init__(
+        self,
+        sender: str,
+        by: tuple[str, ...] = DEFAULT_BY,
+        quantities: tuple[str, ...] = QUANTITIES,
+        max_groups: int = MAX_GROUPS,
+    ) -> None:
+        self.states = sender == "tcpstates"
+        self.object = "tcpstates_summary" if self.states else "tcplife_summary"
+        self.by = STATE_BY if self.states else by
+        self.quantities = quantities
+        self.max_groups = max_groups
+
+    def config(self) -> dict[str, int]:
+        """Of struct config."""
+        if self.states:
+            return {"quantities": 1}
+        fields = {field for name in self.by for field in _fields(name)}
+        wanted = (QUANTITIES.index(name) for name in self.quantities)
+        return {
+            "by": sum(1 << n for n, field in enumerate(_BY_BITS) if field in fields),
+            "quantities": sum(1 << number for number in wanted),
+        }
+
+    def masks(self) -> dict[str, tuple[int, ...]]:
+        """Of struct config: the part of a remote address that groups."""
+        subnets = [bits for name in self.by if (bits := subnet_bits(name))]
+        bits = subnets[0] if subnets and "raddr" not in self.by else (32, 128)
+        four, six = subnet_masks(bits)
+        return {"subnet_4": _WORDS.unpack(four), "subnet_6": _WORDS.unpack(six)}
+
+
+def _fields(name: str) -> list[str]:
+    return KEYS[name].fields if name in KEYS else ["raddr"]
+
+
+class Sums:
+    """The kernel side's two sets of maps, of which it fills one."""
+
+    def __init__(
+        self, library: Library, program: Program, request: Request, lookups: Lookups
+    ) -> None:
+        self._library = library
+        self._program = program
+        self._request = request
+        states = request.states
+        self._group_fields = layout.STATE_GROUP if states else layout.SESSION_GROUP
+        self._group = _struct(self._group_fields)
+        self._totals = _struct(layout.STATE_TOTALS if states else layout.SESSION_TOTALS)
+        self._key_of = _state_key if states else self._session_key(lookups)
+        self._filled = 0
+        self._add_other(0)
+        self._add_other(1)
+
+    @staticmethod
+    def set_up(program: Program, request: Request) -> None:
+        """Before loading."""
+        for number in "01":
+            program.set_size(f"groups_{number}", request.max_groups + 1)
+            program.set_size(f"buckets_{number}", request.max_groups * BUCKETS)
+
+    def _session_key(self, lookups: Lookups) -> Callable[[Mapping[str, Any]], Key]:
+        fields, make = key_function(self._request.by, lookups)
+        return lambda group: make(*(group[name] for name in fields))
+
+    def _add_other(self, number: int) -> None:
+        """The group of all that find no room: it has its room from the start."""
+        values_of = [
+            1 if name == "other" else _zero(code) for name, code in self._group_fields
+        ]
+        key = self._group.pack(*values_of)
+        fd = self._program.map_fd(f"groups_{number}")
+        if self._library.bpf_map_update_elem(fd, key, bytes(self._totals.size), 0):
+            raise LoadError(f"map groups_{number}: {reason()}")
+
+    def take(self) -> Summary:
+        """What was summed up since the last time."""
+        taken, self._filled = self._filled, 1 - self._filled
+        for name in ("groups", "buckets"):
+            other = self._program.map_fd(f"{name}_{self._filled}")
+            # Programs that still fill the old ones have ended when this returns.
+            self._library.bpf_map_update_elem(
+                self._program.map_fd(name), bytes(4), other.to_bytes(4, "little"), 0
+            )
+        summary = Summary(self._request.by)
+        groups: dict[int, Group] = {}
+        names = [name for name, _ in self._group_fields]
+        for raw, totals in self._drain("groups", taken, self._group, self._totals):
+            number, _, count, *rest = totals
+            if not count:
+                continue
+            fields = dict(zip(names, raw, strict=True))
+            group = summary.group(OTHER if fields["other"] else self._key_of(fields))
+            groups[number] = group
+            group.count += count
+            sums = rest.pop()
+            if not self._request.states:
+                segs_out, retrans, *ends = rest
+                group.segs_out += segs_out
+                group.retrans += retrans
+                for end, amount in zip(values.ENDS, ends, strict=True):
+                    if amount:
+                        group.ends[end] = group.ends.get(end, 0) + amount
+            for name, (values_count, total, most) in zip(  # noqa: B905  (of states, one)
+                QUANTITIES, _SUM.iter_unpack(sums)
+            ):
+                _add_sums(group.quantities[name], values_count, total, most)
+        for (number, quantity, bucket), (count,) in self._drain(
+            "buckets", taken, _BUCKET_KEY, _COUNT
+        ):
+            if number in groups:
+                buckets = groups[number].quantities[QUANTITIES[quantity]].buckets
+                buckets[bucket] = buckets.get(bucket, 0) + count
+        self._add_other(taken)
+        return summary
+
+    def _drain(
+        self, name: str, number: int, key: struct.Struct, value: struct.Struct
+    ) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """The entries of a map, which is left empty."""
+        fd = self._program.map_fd(f"{name}_{number}")
+        keys = ctypes.create_string_buffer(BATCH * key.size)
+        found = ctypes.create_string_buffer(BATCH * value.size)
+        position = ctypes.create_string_buffer(max(key.size, 8))
+        count = ctypes.c_uint32()
+        started = None
+        while True:
+            count.value = BATCH
+            failed = self._library.bpf_map_lookup_and_delete_batch(
+                fd, started, position, keys, found, ctypes.byref(count), None
+            )
+            started = position
+            yield from zip(
+                key.iter_unpack(keys.raw[: count.value * key.size]),
+                value.iter_unpack(found.raw[: count.value * value.size]),
+                strict=True,
+            )
+            if failed:
+                if ctypes.get_errno() != errno.ENOENT:  # which is the last batch
+                    raise LoadError(f"map {name}_{number}: {reason()}")
+                return
+
+
+def _struct(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
+    return struct.Struct("=" + "".join(code for _, code in fields))
+
+
+def _zero(code: str) -> int | bytes:
+    return b"" if code.endswith("s") else 0
+
+
+def _state_key(group: Mapping[str, Any]) -> Key:
+    return values.state(group["oldstate"]), values.state(group["newstate"])
+
+
+def _add_sums(histogram: Histogram, count: int, total: int, most: int) -> None:
+    histogram.count += count
+    histogram.total += total
+    histogram.most = max(histogram.most, most)
