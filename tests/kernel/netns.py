@@ -47,6 +47,11 @@ class Network:
     client: Host
     server: Host
 
+    @property
+    def only(self) -> tuple[str, str]:
+        """The option for what is in it alone, where others' sessions may be many."""
+        return "--netns", f"{self.client.namespace},{self.server.namespace}"
+
     def drop(self, port: int) -> None:
         """Lose every packet from or to this port, on both hosts."""
         self._firewall("add", port)

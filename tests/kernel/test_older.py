@@ -214,8 +214,8 @@ def traced(network: Network) -> Iterator[Traced]:
         }
         for play in halves.values():
             next(play)
-        tracer = stack.enter_context(ours("--json", "-a"))
-        table = stack.enter_context(ours("-a"))
+        tracer = stack.enter_context(ours("--json", "-a", *network.only))
+        table = stack.enter_context(ours("-a", *network.only))
         plays = {case: next(play) for case, play in halves.items()}
         newer = []
         for stage in stages.values():
@@ -314,7 +314,8 @@ def test_open_at_exit(stage: Stage) -> None:
     older, ended = exchanged(stage), exchanged(stage)
     # Its PID is lower than those of the owners, so that a walk comes to it first.
     other = stage.client()
-    with ours("--json", "-a") as tracer, ours("-a") as table:
+    only = stage.network.only
+    with ours("--json", "-a", *only) as tracer, ours("-a", *only) as table:
         newer, given, lent = (exchanged(stage) for _ in range(3))
         given.client = passed(given.client, stage.client)
         lend(lent.client, other)
@@ -370,7 +371,7 @@ def test_sessions_that_end_as_the_tracer_does(stage: Stage) -> None:
 
 def test_sigusr1_lists_what_is_open(stage: Stage) -> None:
     older = exchanged(stage)
-    with ours("--json", "-a") as tracer:
+    with ours("--json", "-a", *stage.network.only) as tracer:
         newer = exchanged(stage)
         both = [*older.ends(), *newer.ends()]
         older.exchange()

@@ -199,7 +199,7 @@ def traced(network: Network) -> Iterator[Traced]:
         cast = processes(network, folder, stack)
         world = world_of(network, folder, cast)
         tracers = start(stack, network, world)
-        everything = stack.enter_context(ours("--json"))
+        everything = stack.enter_context(ours("--json", *network.only))
         with blind_spots() as blind:
             ends = play(stages, cast)
             keys = {end.key for end in ends}
@@ -246,6 +246,9 @@ def start(stack: ExitStack, network: Network, world: World) -> dict[str, Tracer]
 
     def one(name: str) -> Tracer:
         options = arguments(FILTERS[name], world)
+        # Others' sessions would all be written as many times as there are tracers.
+        if "--netns" not in options:
+            options += network.only
         prefix = inside if name in INSIDE else ()
         return stack.enter_context(ours("--json", *options, prefix=prefix))
 
