@@ -56,13 +56,13 @@ COUNTS = (
     ("resolved", "Q"),
     ("closing", "Q"),
     ("full_ns", "Q"),
-    ("tool", "Q"),
     ("groups", "Q"),
     ("folded", "Q"),
     ("uncounted", "Q"),
 )
 
 CONTROL = (
+    ("tool", "Q"),
     ("walked", "Q"),
     ("began_ns", "Q"),
     ("noted", "Q"),
@@ -76,6 +76,7 @@ CONTROL = (
 WALK = (
     ("found", "Q"),
     ("any_holder", "Q"),
+    ("tool", "Q"),
 )
 
 PARKED = (

@@ -18,6 +18,7 @@ import pytest
 
 from . import cgroup
 from .netns import PREFIX, Host, Network
+from .remote import close_nursery
 from .scenarios import Key, Link, Stage, connect, part
 from .tracer import OURS, Tracer, ours, wait_until
 
@@ -74,6 +75,7 @@ def loopback_only(number: int) -> Iterator[tuple[Stage, int]]:
         yield stage, os.stat(f"/run/netns/{namespace}").st_ino
     finally:
         stage.close()
+        close_nursery(host)
         ip("netns", "del", namespace)
 
 

@@ -13,6 +13,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 struct walk {
 	__u64 found;	  /* parked sessions that were given their owner */
 	__u64 any_holder; /* take any, not just the one who acted before */
+	__u64 tool;	  /* the PID that walks, as the kernel counts */
 };
 
 struct walk walk = {};
@@ -47,6 +48,14 @@ static __always_inline void write_event(struct seq_file *seq, struct parked *it,
 		return;
 	}
 	__sync_fetch_and_add(&walk.found, 1);
+}
+
+/* Runs at once, as there is a map: before any file is held. */
+SEC("iter/bpf_map")
+int note_tool(struct bpf_iter__bpf_map *ctx)
+{
+	walk.tool = bpf_get_current_pid_tgid() >> 32;
+	return 0;
 }
 
 SEC("iter/task_file")

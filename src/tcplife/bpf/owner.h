@@ -71,7 +71,9 @@ static __always_inline void owner_from_task(struct owner *owner,
 	 * each.
 	 */
 	owner->pid = FIELD(task, tgid);
-	BPF_CORE_READ_INTO(&owner->comm, task, group_leader, comm);
+	/* What follows the NUL is what was there before (until Linux 5.17). */
+	__builtin_memset(owner->comm, 0, sizeof(owner->comm));
+	BPF_CORE_READ_STR_INTO(&owner->comm, task, group_leader, comm);
 }
 
 static __always_inline bool wanted_pid(__u32 pid)

@@ -21,7 +21,6 @@ struct counts {
 	__u64 resolved;	     /* of these, given their owner here */
 	__u64 closing;	     /* tasks that are closing a listener */
 	__u64 full_ns;	     /* when there was no more room in open_sessions */
-	__u64 tool;	     /* the PID that walks over sockets */
 	__u64 groups;	     /* numbers that were given to groups */
 	__u64 folded;	     /* sessions whose group had no room of its own */
 	__u64 uncounted;     /* values that had no room in a histogram */
@@ -29,6 +28,7 @@ struct counts {
 
 /* What it sets while running. */
 struct control {
+	__u64 tool; /* its PID, once it has walked over open files or sockets */
 	__u64 walked;	  /* parked sessions that it found the owners of */
 	__u64 began_ns;	  /* the trace, for sessions that are older */
 	__u64 noted;	  /* all that were open then are known by now */
@@ -97,12 +97,16 @@ struct {
 } events SEC(".maps");
 #endif
 
-/* Does the current task act on the socket, and for itself? (see walk.h) */
+/*
+ * Does the current task act on the socket, and for itself? Who walks over open
+ * files holds each for a moment: closed just then, it is the walker that closes
+ * it in the end (fs/file_table.c, fput()).
+ */
 static __always_inline bool acting(const struct sock *sk)
 {
 	return FIELD(sk, sk_lock.owned) &&
-	       !(config.all &&
-		 bpf_get_current_pid_tgid() >> 32 == counted.tool);
+	       !(control.tool &&
+		 bpf_get_current_pid_tgid() >> 32 == control.tool);
 }
 
 static __always_inline bool has_flag(const struct sock *sk, int flag)
@@ -134,7 +138,8 @@ static __always_inline struct session *find(struct sock *sk)
 	if (session && !session->over)
 		return session;
 #if TIER == 1
-	return of_socket(more_sessions, sk);
+	session = of_socket(more_sessions, sk);
+	return session && !session->over ? session : NULL;
 #else
 	return NULL;
 #endif

@@ -43,7 +43,7 @@ int note_sessions(struct bpf_iter__tcp *ctx)
 	struct tcp_sock *tp;
 
 	/* As the kernel counts: the tool may be in a PID namespace. */
-	counted.tool = bpf_get_current_pid_tgid() >> 32;
+	control.tool = bpf_get_current_pid_tgid() >> 32;
 	if (!common)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
@@ -103,7 +103,7 @@ int list_open(struct bpf_iter__tcp *ctx)
 	struct sock *sk;
 	int state;
 
-	counted.tool = bpf_get_current_pid_tgid() >> 32;
+	control.tool = bpf_get_current_pid_tgid() >> 32;
 	if (!common)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);

@@ -160,7 +160,7 @@ def _parser() -> common.Parser:
         "-o",
         "--columns",
         metavar="NAME,...",
-        default="",
+        default=None,
         help="these columns; +NAME,... adds them to the usual ones; help lists them",
     )
     output.add_argument(
@@ -237,12 +237,14 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
 def _layout(options: argparse.Namespace) -> layouts.Layout:
     common.check_json(options)
     style = _styled(options)
-    if not options.extended and not options.columns:
+    if not options.extended and options.columns is None:
         return style
     if options.json:
         raise UsageError("--json has all columns: leave out -x and -o")
     usual = [*style.columns, *EXTENDED] if options.extended else style.columns
-    names = _column_names(options.columns, usual) if options.columns else usual
+    names = usual
+    if options.columns is not None:
+        names = _column_names(options.columns, usual)
     return layouts.chosen(
         SESSION_COLUMNS,
         names,

@@ -22,6 +22,10 @@ from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import LoadError, Program, Struct, read_iterator
 from tcplife.kernel.shared import initial_config
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.kernel.shared import Shared
+
 # How much of one processor searching may take.
 SHARE = 0.02
 # Seconds between searches that find nothing: at first, and at most.
@@ -81,17 +85,26 @@ class InKernel(Holders):
     """By an iterator over open files, and one over the sockets' storage."""
 
     def __init__(
-        self, library: Library, sessions: Program, config: Mapping[str, int]
+        self,
+        library: Library,
+        sessions: Program,
+        shared: Shared,
+        config: Mapping[str, int],
     ) -> None:
         super().__init__()
         self._library = library
         self._sessions = sessions
+        self._shared = shared
         self._config = config
         self._program: Program | None = None
 
     def _walk(self, last: bool) -> Iterator[memoryview]:
         program = self._program = self._program or self._load()
         walk = Struct(program.variables(), layout.WALK)
+        # What it closes by holding it for a moment is not its own.
+        for _ in read_iterator(program.iterate("note_tool")):
+            raise AssertionError("this iterator writes nothing")
+        self._shared.set("tool", walk.get("tool"))
         # Who acted on the socket before, if it still holds it; else, who does.
         for any_holder in (0, 1):
             walk.set("any_holder", any_holder)

@@ -170,6 +170,9 @@ class Trace:
         if self._walks:
             for data in self._walks.list_open(last):
                 yield self._batch(data)
+                # A long list takes longer than the ring has room for.
+                while ended := self._ring.read():
+                    yield self._batch(ended)
 
     def batches(
         self, stop: Stop, interval: float = INTERVAL, ticks: bool = False
@@ -365,7 +368,7 @@ class Trace:
         from tcplife.kernel.holders import InKernel, InProc
 
         if self.tier.has_storage:
-            return InKernel(self._library, self._program, self._config())
+            return InKernel(self._library, self._program, self._shared, self._config())
         return InProc(self._library, self._program, self._wire, self._wanted)
 
 
