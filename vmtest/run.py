@@ -21,7 +21,7 @@ from vmtest import boot, cpio, initramfs, kernels, steps
 from vmtest.kernels import MACHINES, Kernel
 from vmtest.packages import Apt, PackageError
 
-LIMIT = 900.0  # seconds that a guest may take
+LIMIT = 1800.0  # seconds that a guest may take
 AT_ONCE = 2
 TAIL = 60  # lines of a step that went wrong
 
