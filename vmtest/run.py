@@ -249,6 +249,11 @@ def execute(guests: Sequence[Guest], checkout: bytes, command: str) -> int:
     return worst
 
 
+def enough(had: int, wanted: int) -> bool:
+    """The archive may lack a kernel at the moment, but not most of them."""
+    return had >= min(kernels.ENOUGH, wanted)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="vmtest", description=__doc__)
     parser.add_argument("--kernel", metavar="VERSION", help="as declared: 5.10, 7")
@@ -290,7 +295,7 @@ def main() -> int:
     print(f"prepared in {time.monotonic() - began:.0f} s")
     good = run_all(guests, checkout, steps.chosen(options.step, ci=options.ci))
     print(f"{len(guests)} kernels in {time.monotonic() - began:.0f} s")
-    if len(guests) < min(kernels.ENOUGH, len(wanted)):
+    if not enough(len(guests), len(wanted)):
         print("vmtest: too few kernels were run", file=sys.stderr)
         return 1
     return 0 if good else 1
