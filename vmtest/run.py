@@ -109,7 +109,7 @@ def prepare(cache: Path, wanted: Sequence[Kernel]) -> Iterator[Guest | str]:
 
 def prepare_kernel(cache: Path, apt: Apt, kernel: Kernel, user: Path) -> Guest:
     names = apt.search(kernels.pattern(kernel))
-    problem = "the archive has none"
+    problems = []
     for release, packages in kernels.releases(kernel, names).items():
         folder = cache / kernel.arch / "kernels" / release
         mark = fingerprint(*packages)
@@ -120,7 +120,7 @@ def prepare_kernel(cache: Path, apt: Apt, kernel: Kernel, user: Path) -> Guest:
                 fetched = apt.download(folder, packages)
             except PackageError as error:
                 # The index may name what the mirror no longer has.
-                problem = str(error)
+                problems.append(str(error))
                 continue
             data, tree = initramfs.kernel(fetched)
             write(image, data)
@@ -128,7 +128,7 @@ def prepare_kernel(cache: Path, apt: Apt, kernel: Kernel, user: Path) -> Guest:
             for package in fetched:
                 package.unlink()
         return Guest(kernel, release, image, (user, modules))
-    raise PackageError(problem)
+    raise PackageError(problems[0] if problems else "the archive has none")
 
 
 # ---- running -----------------------------------------------------------------
