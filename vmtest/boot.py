@@ -40,7 +40,8 @@ MACHINES = {
 OPTIONS = (
     *("-accel", "tcg,thread=multi"),
     *("-smp", "2"),
-    *("-m", "1G"),
+    # test_states.py has 24 tools at once, each with a buffer of 16 MiB.
+    *("-m", "2G"),
     *("-nodefaults", "-nic", "none", "-display", "none", "-serial", "stdio"),
     "-no-reboot",
 )

@@ -17,7 +17,6 @@ from vmtest.steps import (
     INTEGRITY,
     MARK,
     NO_BTF,
-    SETTING,
     TIERS,
     Rows,
     Step,
@@ -80,7 +79,6 @@ def run_apart(step: Step) -> None:
         return
     status = 1
     try:
-        os.environ[SETTING] = step.setting
         tell(verdict=run(step))
         status = 0
     finally:

@@ -91,7 +91,7 @@ def _newness(item: tuple[str, object]) -> list[int]:
 
 
 def table() -> str:
-    """For docs/kernels.md; a test holds it to this file."""
+    """For README.md; a test holds that to this file."""
     lines = [
         "| Linux | Machine | Tiers | In CI |",
         "|---|---|---|---|",

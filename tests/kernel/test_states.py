@@ -248,7 +248,7 @@ def traced(network: Network) -> Iterator[Traced]:
             stack.enter_context(ours("--json")),
         ]
         states, exact, sessions = tracers
-        # Until Linux 6.17 or so a child has its listener's address at first.
+        # On Linux 6.12 (not on 6.18) a child has its listener's address at first.
         feed = Feed(states, [*hosts, "::"])
         ends: dict[str, list[End]] = {}
         failures = []

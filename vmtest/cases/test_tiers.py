@@ -42,7 +42,7 @@ class Tools:
         forced = ("--json", "--tier", str(tier))
         self.tcplife = stack.enter_context(ours(*forced))
         self.tcpstates = stack.enter_context(ours(*forced, tool=STATES))
-        # Until Linux 6.17 or so a child has its listener's address at first.
+        # On Linux 6.12 (not on 6.18) a child has its listener's address at first.
         self._feed = Feed(self.tcpstates, [*hosts, "::"])
         self.late: set[Key] = set()
         self.statuses: list[int] = []
