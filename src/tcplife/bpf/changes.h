@@ -17,7 +17,7 @@
 #define TRACEPOINT(name) SEC("tp_btf/" name)
 #endif
 
-/* The change that was last seen on this processor. */
+/* The change that was last seen on this processor: by a softirq, by a task. */
 struct change {
 	__u64 sk;
 	__u64 newstate;
@@ -25,14 +25,14 @@ struct change {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct change);
 } last_changes SEC(".maps");
 
-static __always_inline struct change *last_change(void)
+static __always_inline struct change *last_change(bool by_task)
 {
-	__u32 key = 0;
+	__u32 key = by_task;
 
 	return bpf_map_lookup_elem(&last_changes, &key);
 }
@@ -40,14 +40,15 @@ static __always_inline struct change *last_change(void)
 TRACEPOINT("inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
-	struct change *last = last_change();
+	bool by_task = acting(sk);
+	struct change *last = last_change(by_task);
 
 	/* The tracepoint serves SCTP, DCCP and MPTCP sockets, too. */
 	if (BITS(sk, sk_protocol) != IPPROTO_TCP || !last)
 		return 0;
 	last->sk = (__u64)sk;
 	last->newstate = newstate;
-	on_change(ctx, sk, oldstate, newstate, acting(sk));
+	on_change(ctx, sk, oldstate, newstate, by_task);
 	return 0;
 }
 
@@ -55,17 +56,19 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
  * A program isn't run while it runs already on the same processor
  * (kernel/trace/bpf_trace.c, __bpf_trace_run(), since 6.2). An interrupt in the
  * program above may bring a batch of packets, and with them hundreds of changes
- * that it is not run for: those are for this one. They are made by softirqs,
- * never by a task; and what interrupts this one is seen above.
+ * that it is not run for; since Linux 7, which runs programs preemptibly, so
+ * may another task. Those are for this one; and what interrupts it is seen
+ * above.
  */
 TRACEPOINT("inet_sock_set_state")
 int BPF_PROG(interrupted, struct sock *sk, int oldstate, int newstate)
 {
-	struct change *last = last_change();
+	bool by_task = acting(sk);
+	struct change *last = last_change(by_task);
 
-	if (BITS(sk, sk_protocol) == IPPROTO_TCP && !acting(sk) && last &&
+	if (BITS(sk, sk_protocol) == IPPROTO_TCP && last &&
 	    (last->sk != (__u64)sk || last->newstate != (__u64)newstate))
-		on_change(ctx, sk, oldstate, newstate, false);
+		on_change(ctx, sk, oldstate, newstate, by_task);
 	return 0;
 }
 

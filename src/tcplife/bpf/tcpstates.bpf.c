@@ -11,7 +11,8 @@ struct session {
 	struct owner owner;
 	__u8 certainty;
 	__u8 over; /* has ended, but is still in the map */
-	__u8 unused[2];
+	__u8 state;
+	__u8 unused;
 };
 
 #ifdef SUMMARY
@@ -242,7 +243,11 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 	if (oldstate != BPF_TCP_CLOSE &&
 	    !(oldstate == BPF_TCP_LISTEN && newstate == BPF_TCP_SYN_RECV))
 		known = find(sk);
+	/* Seen already, by the other of the programs in changes.h. */
+	if (known && known->state == newstate && oldstate != newstate)
+		return;
 	session = known ? known : &fresh;
+	session->state = newstate;
 	/* In whole microseconds that add up: not the difference's own. */
 	if (known)
 		event.span_us = event.time_ns / 1000 - known->last_ns / 1000;
