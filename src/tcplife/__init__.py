@@ -10,6 +10,7 @@ with tcplife.trace(remote_ports=[443], timeout=60) as sessions:
 from __future__ import annotations
 
 from tcplife.errors import OutputClosed, OutputError, TcplifeError, UnavailableError
+from tcplife.errors import RecordingError as RecordingError
 from tcplife.errors import UsageError as UsageError
 
 __version__ = "0.1.0"
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         StateChange,
         Trace,
         open_sessions,
+        replay,
+        replay_states,
         trace,
         trace_states,
     )
@@ -37,6 +40,7 @@ __all__ = [
     "Loss",
     "OutputClosed",
     "OutputError",
+    "RecordingError",
     "Session",
     "StateChange",
     "Summary",
@@ -45,6 +49,8 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "open_sessions",
+    "replay",
+    "replay_states",
     "trace",
     "trace_states",
 ]

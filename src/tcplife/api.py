@@ -11,8 +11,8 @@ from math import ceil
 from typing import Generic, Literal, TypeVar, Union
 
 from tcplife import filters
-from tcplife.columns import SESSION_COLUMNS, STATE_COLUMNS
-from tcplife.errors import UsageError
+from tcplife.columns import HOST, SESSION_COLUMNS, STATE_COLUMNS
+from tcplife.errors import RecordingError, UsageError
 from tcplife.events import STATE_CHANGE, STORY, Loss, Wire
 from tcplife.filters import Filter
 from tcplife.records import compile_records
@@ -99,6 +99,8 @@ class Session:
     container: str | None = None
     pod: str | None = None
     born: Born = "traced"
+    # Of what is replayed only.
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ class StateChange:
     oldstate: str
     newstate: str
     ms: float | None = None
+    host: str | None = None
 
 
 # The lifespan's field, by who sends the records.
@@ -312,6 +315,75 @@ def trace_states(
     )
 
 
+def replay(
+    files: Iterable[str | os.PathLike[str]],
+    *,
+    pids: Iterable[int] = (),
+    local_ports: Iterable[Port] = (),
+    remote_ports: Iterable[Port] = (),
+    family: Literal[4, 6] | None = None,
+    laddr: Iterable[str] = (),
+    raddr: Iterable[str] = (),
+    comms: Iterable[str] = (),
+    users: Iterable[int | str] = (),
+    netns: Iterable[int] = (),
+    cgroup: str | None = None,
+    dir: Direction | None = None,  # noqa: A002
+    ends: Iterable[str] = (),
+    min_ms: float = 0,
+    min_bytes: int = 0,
+    slower_connect_ms: float = 0,
+) -> Trace[Session]:
+    """The sessions in recordings, of several merged by time. Without root.
+
+    The arguments are those of trace(); but users may be names that only the recording
+    knows, netns are inodes, and cgroup is a path below the root of its hierarchy.
+
+    Raises UsageError for a bad argument; and, once all has come that can be read,
+    RecordingError for what could not be.
+    """
+    ids, names = filters.recorded_users(",".join(map(str, users)))
+    wanted = _filter(
+        pids=pids,
+        local_ports=local_ports,
+        remote_ports=remote_ports,
+        family=family,
+        laddr=laddr,
+        raddr=raddr,
+        comms=comms,
+        dir=dir,
+        ends=ends,
+        min_ms=min_ms,
+        min_bytes=min_bytes,
+        slower_connect_ms=slower_connect_ms,
+    )
+    wanted.uids = ids
+    wanted.users = [name for name in names if name]
+    wanted.namespaces = list(map(int, netns))
+    wanted.cgroup = filters.recorded_cgroup(cgroup) if cgroup else ""
+    return _from_files(files, STORY, SESSION_COLUMNS, Session, wanted)
+
+
+def replay_states(
+    files: Iterable[str | os.PathLike[str]],
+    *,
+    pids: Iterable[int] = (),
+    local_ports: Iterable[Port] = (),
+    remote_ports: Iterable[Port] = (),
+    family: Literal[4, 6] | None = None,
+    states: Iterable[str] = (),
+) -> Trace[StateChange]:
+    """The changes of state in recordings; as replay(), and as trace_states()."""
+    wanted = _filter(
+        pids=pids,
+        local_ports=local_ports,
+        remote_ports=remote_ports,
+        family=family,
+        states=states,
+    )
+    return _from_files(files, STATE_CHANGE, STATE_COLUMNS, StateChange, wanted)
+
+
 class FakeSource:
     """Records to test with, without root: `trace(source=FakeSource([...]))`.
 
@@ -357,6 +429,45 @@ def _from_kernel(
                     yield records(batch.data, batch.wall_offset)
 
     found: Trace[Record] = Trace(chunks(), stop, kernel)
+    return found
+
+
+def _from_files(
+    files: Iterable[str | os.PathLike[str]],
+    wire: Wire,
+    columns: Columns,
+    kind: type[Record],
+    wanted: Filter,
+) -> Trace[Record]:
+    from tcplife.recording.merge import Replay
+    from tcplife.recording.selection import compile_filter
+
+    if isinstance(files, (str, os.PathLike)):
+        raise UsageError(f"files={files!r}: give a list")
+    replayed = Replay([os.fspath(file) for file in files], wire.sender)
+    stop = Stop()
+    columns = {**columns, "host": HOST}
+    born = BORN[wire.sender]
+
+    def chunks() -> Generator[Sequence[Record], None, None]:
+        made = None
+        for recording, batch in replayed.batches():
+            if stop.expired():
+                return
+            if made is None or made[0] is not recording:
+                lookups = recording.lookups
+                select = compile_filter(wire, wanted, born, lookups)
+                decode = compile_records(wire, columns, kind, born, lookups)
+                made = recording, select, decode
+            _, select, decode = made
+            found._loss = batch.loss
+            data = select(batch.data) if select else batch.data
+            if data:
+                yield decode(data, batch.wall_offset)
+        if replayed.problems:
+            raise RecordingError("; ".join(replayed.problems))
+
+    found: Trace[Record] = Trace(chunks(), stop, None)
     return found
 
 

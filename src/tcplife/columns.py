@@ -31,6 +31,7 @@ class Column:
         "json_of",
         "json_value",
         "key",
+        "kind",
         "meaning",
         "memo",
         "nullable",
@@ -57,6 +58,7 @@ class Column:
         form: str = "%s",
         wide_form: str = "",
         nullable: bool = False,
+        kind: str = "text",
     ) -> None:
         self.title = title
         self.key = key
@@ -71,6 +73,7 @@ class Column:
         self.form = form
         self.wide_form = wide_form or form
         self.nullable = nullable
+        self.kind = kind
 
     def marked(self, form: str) -> Column:
         """A lifespan's column, for sessions that may be older or still open."""
@@ -91,6 +94,7 @@ SESSION_COLUMNS = {
     "time": Column(
         title="TIME",
         key="time",
+        kind="time",
         unit="HH:MM:SS; JSON: RFC 3339",
         meaning="when it happened",
         of="(time_ns + wall_offset) // 1000000000",
@@ -113,6 +117,7 @@ SESSION_COLUMNS = {
     "pid": Column(
         title="PID",
         key="pid",
+        kind="u32",
         unit="",
         meaning="process that owns the session; - if that cannot be known",
         of="owner",
@@ -132,6 +137,7 @@ SESSION_COLUMNS = {
     "ip": Column(
         title="IP",
         key="ip",
+        kind="u8",
         unit="",
         meaning="4 or 6; IPv4 through an IPv6 socket is 4",
         of="raddr",
@@ -151,6 +157,7 @@ SESSION_COLUMNS = {
     "lport": Column(
         title="LPORT",
         key="lport",
+        kind="u16",
         unit="",
         meaning="local port",
         of="lport",
@@ -170,6 +177,7 @@ SESSION_COLUMNS = {
     "rport": Column(
         title="RPORT",
         key="rport",
+        kind="u16",
         unit="",
         meaning="remote port",
         of="rport",
@@ -179,6 +187,7 @@ SESSION_COLUMNS = {
     "tx": Column(
         title="TX_KB",
         key="tx_bytes",
+        kind="u64",
         unit="KiB; JSON: bytes",
         meaning="sent by the application, acknowledged by the peer",
         of="tx_bytes >> 10",
@@ -190,6 +199,7 @@ SESSION_COLUMNS = {
     "rx": Column(
         title="RX_KB",
         key="rx_bytes",
+        kind="u64",
         unit="KiB; JSON: bytes",
         meaning="received for the application",
         of="rx_bytes >> 10",
@@ -201,6 +211,7 @@ SESSION_COLUMNS = {
     "ms": Column(
         title="MS",
         key="ms",
+        kind="f64",
         unit="ms",
         meaning="lifespan; --style says from where it counts",
         of="born_us",
@@ -247,6 +258,7 @@ SESSION_COLUMNS = {
     "connect_ms": Column(
         title="CONN_MS",
         key="connect_ms",
+        kind="f64",
         unit="ms",
         meaning="of a connect: from SYN to ESTABLISHED, or to its failure",
         of="connect_us",
@@ -259,6 +271,7 @@ SESSION_COLUMNS = {
     "open_ms": Column(
         title="OPEN_MS",
         key="open_ms",
+        kind="f64",
         unit="ms",
         meaning="from then to the first FIN, or to the end",
         of="open_us",
@@ -269,6 +282,7 @@ SESSION_COLUMNS = {
     "close_ms": Column(
         title="CLOSE_MS",
         key="close_ms",
+        kind="f64",
         unit="ms",
         meaning="from then to the end",
         of="close_us",
@@ -279,6 +293,7 @@ SESSION_COLUMNS = {
     "rtt_ms": Column(
         title="RTT_MS",
         key="rtt_ms",
+        kind="f64",
         unit="ms",
         meaning="smoothed round-trip time at the end",
         of="srtt_us",
@@ -291,6 +306,7 @@ SESSION_COLUMNS = {
     "min_rtt_ms": Column(
         title="MINRTT",
         key="min_rtt_ms",
+        kind="f64",
         unit="ms",
         meaning="least round-trip time of the last minutes (tcp_min_rtt_wlen)",
         of="min_rtt_us",
@@ -303,6 +319,7 @@ SESSION_COLUMNS = {
     "retrans": Column(
         title="RETR",
         key="retrans",
+        kind="u32",
         unit="segments",
         meaning="sent again, SYN and FIN included",
         of="retrans",
@@ -312,6 +329,7 @@ SESSION_COLUMNS = {
     "retrans_bytes": Column(
         title="RETR_B",
         key="retrans_bytes",
+        kind="u64",
         unit="bytes",
         meaning="sent again",
         of="retrans_bytes",
@@ -321,6 +339,7 @@ SESSION_COLUMNS = {
     "lost_bytes": Column(
         title="LOST_B",
         key="lost_bytes",
+        kind="u32",
         unit="bytes",
         meaning="written by the application, never acknowledged",
         of="lost_bytes",
@@ -330,6 +349,7 @@ SESSION_COLUMNS = {
     "unread_bytes": Column(
         title="UNREAD_B",
         key="unread_bytes",
+        kind="u32",
         unit="bytes",
         meaning="received, never read by the application",
         of="unread_bytes",
@@ -339,6 +359,7 @@ SESSION_COLUMNS = {
     "mss": Column(
         title="MSS",
         key="mss",
+        kind="u32",
         unit="bytes",
         meaning="largest segment that was sent",
         of="mss",
@@ -348,6 +369,7 @@ SESSION_COLUMNS = {
     "segs_in": Column(
         title="SEGS_IN",
         key="segs_in",
+        kind="u32",
         unit="segments",
         meaning="received, those without data included",
         of="segs_in",
@@ -357,6 +379,7 @@ SESSION_COLUMNS = {
     "segs_out": Column(
         title="SEGS_OUT",
         key="segs_out",
+        kind="u32",
         unit="segments",
         meaning="sent, those without data and those sent again included",
         of="segs_out",
@@ -366,6 +389,7 @@ SESSION_COLUMNS = {
     "tx_rate": Column(
         title="TX_KB/S",
         key="tx_rate",
+        kind="u64",
         unit="KiB/s; JSON: bytes/s",
         meaning="TX over the time it was open, from 1 ms on",
         of="(tx_bytes, open_us)",
@@ -378,6 +402,7 @@ SESSION_COLUMNS = {
     "rx_rate": Column(
         title="RX_KB/S",
         key="rx_rate",
+        kind="u64",
         unit="KiB/s; JSON: bytes/s",
         meaning="RX over the time it was open, from 1 ms on",
         of="(rx_bytes, open_us)",
@@ -399,6 +424,7 @@ SESSION_COLUMNS = {
     "uid": Column(
         title="UID",
         key="uid",
+        kind="u32",
         unit="",
         meaning="the owner's user ID",
         of="(owner, uid)",
@@ -418,6 +444,7 @@ SESSION_COLUMNS = {
     "ppid": Column(
         title="PPID",
         key="ppid",
+        kind="u32",
         unit="",
         meaning="the owner's parent",
         of="(owner, ppid)",
@@ -427,6 +454,7 @@ SESSION_COLUMNS = {
     "netns": Column(
         title="NETNS",
         key="netns",
+        kind="u32",
         unit="inode",
         meaning="network namespace of the socket (lsns -t net)",
         of="netns",
@@ -509,6 +537,7 @@ STATE_COLUMNS = {
     "skaddr": Column(
         title="SKADDR",
         key="skaddr",
+        kind="hex",
         unit="",
         meaning="the socket's address in the kernel, which tells sockets apart",
         of="skaddr",
@@ -518,6 +547,7 @@ STATE_COLUMNS = {
     "c_pid": Column(
         title="C-PID",
         key="c_pid",
+        kind="u32",
         unit="",
         meaning="process on the processor, not always the owner",
         of="current",
@@ -558,6 +588,7 @@ STATE_COLUMNS = {
     "ms": Column(
         title="MS",
         key="ms",
+        kind="f64",
         unit="ms",
         meaning="time in OLDSTATE; 0 (null) if nobody saw that begin",
         of="span_us",
@@ -569,6 +600,17 @@ STATE_COLUMNS = {
     ),
 }
 
+
+# Of recordings only, which may be of several hosts.
+HOST = Column(
+    title="HOST",
+    key="host",
+    unit="",
+    meaning="where it was recorded",
+    of="0",
+    value="host(key)",
+    form="%-12s",
+)
 
 # What -x puts behind bcc's columns: within 160 in all.
 EXTENDED = (

@@ -3,6 +3,7 @@
 TcplifeError
 ├── UsageError        a value given to an option or argument is bad
 ├── UnavailableError  this host does not let us trace
+├── RecordingError    a recording cannot be read, or not all of it
 └── OutputError       the rows cannot be written
     └── OutputClosed  nobody reads them any more
 """
@@ -20,6 +21,10 @@ class UsageError(TcplifeError):
 
 class UnavailableError(TcplifeError):
     """The host lacks something; the message says what it is and the remedy."""
+
+
+class RecordingError(TcplifeError):
+    """A recording is damaged, cut short, of a newer version, or none."""
 
 
 class OutputError(TcplifeError):

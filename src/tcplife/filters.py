@@ -43,6 +43,7 @@ class Filter:
     local_subnets, remote_subnets: 16 bytes of address, IPv4 mapped into IPv6, and
         the length of the prefix in bits of those.
     comms: names of the owner's process, at most 15 bytes each.
+    users: names, where only a recording knows their numbers.
     uids: of the owner, as the initial user namespace counts.
     namespaces: inodes of network namespaces.
     cgroup: a folder in the cgroup2 file system; what is below it counts, too.
@@ -69,6 +70,7 @@ class Filter:
         "slower_connect_us",
         "states",
         "uids",
+        "users",
     )
 
     def __init__(
@@ -89,6 +91,7 @@ class Filter:
         min_us: int = 0,
         min_bytes: int = 0,
         slower_connect_us: int = 0,
+        users: Sequence[str] = (),
     ) -> None:
         self.pids = pids
         self.local_ports = local_ports
@@ -106,6 +109,7 @@ class Filter:
         self.min_us = min_us
         self.min_bytes = min_bytes
         self.slower_connect_us = slower_connect_us
+        self.users = users
 
     def needs_story(self) -> bool:
         """Whether a session's whole story must be known to judge it."""
@@ -284,6 +288,31 @@ def parse_cgroup(option: str, text: str) -> str:
     return path
 
 
+def recorded_users(text: str) -> tuple[list[int], list[str]]:
+    """Numbers and names in `www-data,1000`, of a host that cannot be asked."""
+    items = [item.strip() for item in text.split(",")]
+    numbers = [item for item in items if item.isascii() and item.isdecimal()]
+    names = [item for item in items if item not in numbers]
+    return [int(number[:11]) for number in numbers], names
+
+
+def recorded_namespaces(option: str, text: str) -> list[int]:
+    """The inodes in `4026531840,4026532290`, as the column NETNS shows them."""
+    inodes = [_number(item, (1 << 32) - 1, digits=10) for item in text.split(",")]
+    if None in inodes:
+        raise UsageError(
+            f"{option} {text}: of a recording's namespaces only the inodes are known;"
+            " give some as NETNS shows them (-o +netns)"
+        )
+    return [inode for inode in inodes if inode is not None]
+
+
+def recorded_cgroup(text: str) -> str:
+    """The path below the root, as the column CGROUP shows it."""
+    path = os.path.normpath(f"/{text.lstrip('/')}")
+    return path.removeprefix("/sys/fs/cgroup") or "/"
+
+
 def parse_direction(option: str, text: str) -> int:
     if text not in DIRS[1:]:
         raise UsageError(f"{option} {text}: there are in and out")
@@ -327,10 +356,10 @@ def parse_amount(option: str, text: str) -> float:
     return amount
 
 
-def _number(text: str, limit: int) -> int | None:
+def _number(text: str, limit: int, digits: int = 9) -> int | None:
     text = text.strip()
     # isdecimal() alone would take other scripts' digits
-    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+    if not (text.isascii() and text.isdecimal()) or len(text) > digits:
         return None
     number = int(text)
     return number if number <= limit else None

@@ -159,3 +159,17 @@ def at_least(columns: Columns, layout: Layout) -> tuple[Columns, Layout]:
         elapsed=layout.elapsed,
         csv=layout.csv,
     )
+
+
+def with_host(layout: Layout, width: int) -> Layout:
+    """The same, with the host in front."""
+    form = "%s," if layout.csv else f"%-{width}s "
+    return Layout(
+        " ".join(["host", *layout.columns]),
+        form + layout.header,
+        form + layout.row,
+        born=layout.born,
+        time=layout.time,
+        elapsed=layout.elapsed,
+        csv=layout.csv,
+    )

@@ -35,20 +35,43 @@ def compile_records(
 
     kind: is called with the columns that have a key, by that.
     """
-    names: dict[str, Any] = {**vars(values), **lookups, "kind": kind, "moment": moment}
-    arguments = []
+    names: dict[str, Any] = {**lookups, "kind": kind}
+    values_of = _expressions(columns, names)
+    line = ", ".join(f"{key}={value}" for key, value in values_of.items())
+    return _compile(wire, f"kind({line})", born, names)
+
+
+def compile_tuples(
+    wire: Wire, columns: Columns, born: str, lookups: Lookups
+) -> Callable[[memoryview, int], Sequence[tuple[Any, ...]]]:
+    """The same, but for tuples of the columns that have a key, in their order."""
+    names: dict[str, Any] = dict(lookups)
+    values_of = _expressions(columns, names)
+    return _compile(wire, f"({', '.join(values_of.values())},)", born, names)
+
+
+def _expressions(columns: Columns, names: dict[str, Any]) -> dict[str, str]:
+    """Of each column with a key what it is, over a record's fields and `names`, which
+    it adds to."""
+    names |= {**vars(values), **names, "moment": moment}
+    found = {}
     for number, column in enumerate(c for c in columns.values() if c.key):
         of, value = column.json_of, column.object_value
         if column.memo == "True" and value != "key":
             make = eval(f"lambda key: {value}", names)  # noqa: S307
             names[f"memo{number}"] = Memo(make)
-            arguments.append(f"{column.key}=memo{number}[{of}]")
+            found[column.key] = f"memo{number}[{of}]"
         else:
-            arguments.append(f"{column.key}={value.replace('key', f'({of})')}")
-    line = ", ".join(arguments)
+            found[column.key] = value.replace("key", f"({of})")
+    return found
+
+
+def _compile(
+    wire: Wire, line: str, born: str, names: dict[str, Any]
+) -> Callable[[memoryview, int], Sequence[Any]]:
     used = fields_of(wire, line, born)
     names["unpack"] = wire.unpacker(used).iter_unpack
     targets = "".join("born_us, " if name == born else f"{name}, " for name in used)
-    source = f"lambda data, wall_offset: [kind({line}) for {targets} in unpack(data)]"
-    made: Callable[[memoryview, int], Sequence[Record]] = eval(source, names)  # noqa: S307
+    source = f"lambda data, wall_offset: [{line} for {targets} in unpack(data)]"
+    made: Callable[[memoryview, int], Sequence[Any]] = eval(source, names)  # noqa: S307
     return made

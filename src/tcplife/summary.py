@@ -85,6 +85,7 @@ KEYS = {
         "cgroup",
         "pod(cgroup_path(cgroup))",
     ),
+    "host": By("HOST", "%-12s", "of recordings: where they are from", "", "host(0)"),
 }
 DEFAULT_BY = ("comm", "dir", "port")
 # How many groups the kernel side keeps apart; the rest becomes OTHER.
@@ -226,14 +227,18 @@ class Group:
 class Summary:
     """Groups by their keys, which have a value for each name in `by`.
 
-    seconds: how long it took to see them. The key OTHER is that of the group of all
+    seconds: how long it took to see them. limit: how many groups there may be; the
+    rest goes to OTHER. The key OTHER is that of the group of all
     that have no group of their own.
     """
 
-    __slots__ = ("by", "groups", "seconds")
+    __slots__ = ("by", "groups", "limit", "seconds")
 
-    def __init__(self, by: Sequence[str] = DEFAULT_BY) -> None:
+    def __init__(
+        self, by: Sequence[str] = DEFAULT_BY, limit: int | None = None
+    ) -> None:
         self.by = tuple(by)
+        self.limit = limit
         self.groups: dict[Key, Group] = {}
         self.seconds = 0.0
 
@@ -241,6 +246,8 @@ class Summary:
         """The group with this key, which is made if there is none."""
         found = self.groups.get(key)
         if found is None:
+            if self.limit is not None and len(self.groups) >= self.limit:
+                return self.groups.setdefault(OTHER, Group())
             found = self.groups[key] = Group()
         return found
 

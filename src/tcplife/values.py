@@ -146,9 +146,9 @@ def rate_kib(amount: int, microseconds: int) -> str | None:
 
 
 def error_name(number: int) -> str | None:
-    import errno
+    from tcplife.errnos import NAMES  # Linux's, also where it is replayed elsewhere
 
-    return errno.errorcode.get(number, str(number)) if number else None
+    return NAMES.get(number, str(number)) if number else None
 
 
 def c_text(raw: bytes) -> str | None:

@@ -17,7 +17,7 @@ import pytest
 
 import tcplife
 from tcplife import api
-from tcplife.columns import SESSION_COLUMNS, STATE_COLUMNS
+from tcplife.columns import HOST, SESSION_COLUMNS, STATE_COLUMNS
 from tcplife.events import STORY
 from tcplife.records import compile_records
 
@@ -45,7 +45,7 @@ def test_all_is_sorted_and_there() -> None:
 )
 def test_fields_are_the_columns(kind: Any, columns: dict[str, Any]) -> None:
     keys = [column.key for column in columns.values() if column.key]
-    assert [field.name for field in fields(kind)] == keys
+    assert [field.name for field in fields(kind)] == [*keys, HOST.key]
 
 
 def test_records_are_what_json_has(show: Show) -> None:

@@ -169,8 +169,8 @@ def test_keys_are_names_and_case_does_not_matter(name: str, show: Show) -> None:
 
 def test_aliases() -> None:
     names = "TX_BYTES, rx_bytes , tx"
-    assert command._column_names(names, ()) == ["tx", "rx", "tx"]
-    assert command._column_names("+tx_bytes", ["pid"]) == ["pid", "tx"]
+    assert command._column_names(names, (), SESSION_COLUMNS) == ["tx", "rx", "tx"]
+    assert command._column_names("+tx_bytes", ["pid"], SESSION_COLUMNS) == ["pid", "tx"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_aliases() -> None:
 )
 def test_unknown_names_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not a column; `--columns help` lists"):
-        command._column_names(text, ["pid"])
+        command._column_names(text, ["pid"], SESSION_COLUMNS)
 
 
 Run = Callable[[str], int]

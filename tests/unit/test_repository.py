@@ -84,6 +84,9 @@ def test_only_tracing_needs_the_kernel_package() -> None:
     assert "tcplife.sinks.lines" in modules
     assert {name for name in modules if name.startswith("tcplife.kernel")} == set()
     assert "ctypes" not in modules
+    # Nor for what is recorded.
+    others = ("tcplife.recording", "tcplife.convert", "zlib", "sqlite3")
+    assert not [name for name in modules if name.startswith(others)]
 
 
 @pytest.mark.parametrize("name", ["tcplife", "tcpstates"])

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ from tcplife.summary import (
 from .records import CGROUPS, FRAME, Session, pack
 
 BPF = Path(__file__).parents[2] / "src/tcplife/bpf"
-LOOKUPS = {"cgroup_path": CGROUPS.get}
+LOOKUPS: dict[str, Any] = {"cgroup_path": CGROUPS.get, "host": lambda _: None}
 
 
 def numbers(seed: int, count: int) -> list[int]:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from math import ceil
 
@@ -21,7 +21,15 @@ from tcplife.errors import (
     UsageError,
 )
 from tcplife.events import Batch, Loss
-from tcplife.filters import Filter, microseconds, parse_pids, parse_ports
+from tcplife.filters import (
+    Filter,
+    microseconds,
+    parse_cgroup,
+    parse_namespaces,
+    parse_pids,
+    parse_ports,
+    parse_users,
+)
 from tcplife.sinks.lines import json_lines, table
 from tcplife.sinks.output import write_all
 from tcplife.stop import Stop
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from tcplife.kernel.trace import Trace
     from tcplife.layouts import Layout
     from tcplife.sinks import Sink
+    from tcplife.sinks.lines import Lines
     from tcplife.sinks.rows import Columns, Lookups
 
 STDOUT = 1
@@ -224,7 +233,27 @@ def _user(text: str) -> str:
 
 
 def filter_from(options: argparse.Namespace) -> Filter:
-    """Of the options there are: some are one tool's only."""
+    """Of the options there are, for this host. Raises UsageError."""
+    given = vars(options)
+    return filter_of(
+        options,
+        uids=parse_users("-u/--uid", given["uid"]) if "uid" in given else (),
+        namespaces=parse_namespaces("--netns", given["netns"])
+        if "netns" in given
+        else (),
+        cgroup=parse_cgroup("--cgroup", given["cgroup"]) if "cgroup" in given else "",
+    )
+
+
+def filter_of(
+    options: argparse.Namespace,
+    *,
+    uids: Sequence[int],
+    namespaces: Sequence[int],
+    cgroup: str,
+    users: Sequence[str] = (),
+) -> Filter:
+    """What depends on the host is given. Some options are one tool's only."""
     given = vars(options)
     return Filter(
         pids=options.pid,
@@ -235,9 +264,10 @@ def filter_from(options: argparse.Namespace) -> Filter:
         local_subnets=given.get("laddr", ()),
         remote_subnets=given.get("raddr", ()),
         comms=given.get("comm", ()),
-        uids=given.get("uid", ()),
-        namespaces=given.get("netns", ()),
-        cgroup=given.get("cgroup", ""),
+        uids=uids,
+        users=users,
+        namespaces=namespaces,
+        cgroup=cgroup,
         direction=given.get("dir", 0),
         ends=given.get("end", ()),
         min_us=microseconds(given.get("min_ms", 0)),
@@ -329,8 +359,14 @@ def trace(
     scope: str = "new",
     whole_life: bool = False,
     paths: bool = False,
+    record: bool = False,
+    needs: Collection[str] = (),
 ) -> None:
-    """Traces until it is told to stop. open_sinks: called once tracing has begun."""
+    """Traces until it is told to stop. open_sinks: called once tracing has begun.
+
+    record: the sinks are to be told when nothing came, too. needs: capabilities that
+    the sinks take.
+    """
     # Only now: this takes its time, which --help and mistakes need not wait for.
     from tcplife.kernel.trace import Trace
 
@@ -345,17 +381,26 @@ def trace(
         btf=options.btf,
         max_sessions=options.max_sessions,
     ) as tracing:
-        has_begun(name, options, tracing)
+        has_begun(name, options, tracing, needs)
         lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
-        pump(name, tracing.batches(stop), open_sinks(lookups), options.count)
+        batches = tracing.batches(stop, ticks=record)
+        pump(name, batches, open_sinks(lookups), options.count, record)
         tell_unseen(name, tracing)
 
 
-def has_begun(name: str, options: argparse.Namespace, tracing: Trace) -> None:
-    """Gives up what is not needed any more; says how it traces, if asked."""
+def has_begun(
+    name: str,
+    options: argparse.Namespace,
+    tracing: Trace,
+    needs: Collection[str] = (),
+) -> None:
+    """Gives up what is not needed any more; says how it traces, if asked.
+
+    needs: capabilities that somebody else takes.
+    """
     from tcplife.kernel.privileges import give_up
 
-    held = give_up(tracing.needs_later(), options.user)
+    held = give_up({*tracing.needs_later(), *needs}, options.user)
     if not options.verbose:
         return
     say(name, f"libbpf {tracing.libbpf_version}")
@@ -401,7 +446,9 @@ def open_lines(
     columns: Columns,
     layout: Layout,
     lookups: Lookups,
-) -> Sink:
+    *,
+    titles: bool = True,
+) -> Lines:
     """The rows on standard output, as the options want them."""
     if options.json:
         return json_lines(STDOUT, wire, columns, lookups, layout.born)
@@ -413,6 +460,7 @@ def open_lines(
         lookups,
         time=options.time,
         elapsed=options.timestamp,
+        titles=titles,
     )
 
 
@@ -437,16 +485,23 @@ def stop_from(options: argparse.Namespace, *, requests: bool) -> Stop:
 
 
 def pump(
-    name: str, batches: Iterable[Batch], sinks: Sequence[Sink], count: int | None
+    name: str,
+    batches: Iterable[Batch],
+    sinks: Sequence[Sink],
+    count: int | None,
+    empty: bool = False,
 ) -> None:
-    """Takes batches to the sinks until they end, or `count` rows are written."""
+    """Takes batches to the sinks until they end, or `count` rows are written.
+
+    empty: batches without records, too.
+    """
     losses = LossReport(name)
     try:
         for batch in batches:
             if count is not None:
                 batch.keep(count)
                 count -= len(batch)
-            if batch.data:
+            if batch.data or empty:
                 for sink in sinks:
                     sink.write(batch)
             losses.see(batch.loss)

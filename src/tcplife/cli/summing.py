@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tcplife import summary as summaries
 from tcplife.cli import common
-from tcplife.kernel.summing import Request
-from tcplife.kernel.trace import INTERVAL, Trace
+from tcplife.errors import UsageError
 from tcplife.sinks import summaries as shown
 from tcplife.sinks.output import write_all
 from tcplife.stop import Stop
@@ -22,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.cli.live import Live
     from tcplife.events import Wire
+    from tcplife.kernel.trace import Trace
 
 # Of sessions, without being asked for a histogram of something else.
 TABLE = ("ms", "connect", "tx", "rx")
@@ -88,6 +88,12 @@ def summarize(
     whole_life: bool = False,
 ) -> None:
     """Traces until it is told to stop, and shows summaries."""
+    # Not for what has been recorded, which is summed up elsewhere.
+    from tcplife.kernel.summing import Request
+    from tcplife.kernel.trace import Trace
+
+    if "host" in getattr(options, "by", ()):
+        raise UsageError("--by host is of --replay: here is one host only")
     states = wire.sender == "tcpstates"
     view = View(options, states)
     by = summaries.STATE_BY if states else options.by
@@ -126,7 +132,7 @@ def summarize(
                 live.run(pieces, stop)
             else:
                 for piece in pieces:
-                    _print(view.lines(piece, time.time(), bool(options.interval)))
+                    print_lines(view.lines(piece, time.time(), bool(options.interval)))
         finally:
             losses.finish()
             common.tell_unseen(name, tracing)
@@ -142,6 +148,8 @@ def _pieces(
     losses: common.LossReport,
 ) -> Iterator[Summary]:
     """A summary for each interval; for the whole time, if there is none."""
+    from tcplife.kernel.trace import INTERVAL
+
     began = time.monotonic()
     piece = Summary(by)
     add = adder(piece)
@@ -166,7 +174,7 @@ def _pieces(
     yield finished()
 
 
-def _print(lines: Iterator[str]) -> None:
+def print_lines(lines: Iterator[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     write_all(common.STDOUT, text.encode("utf-8", "backslashreplace"))
 
@@ -179,16 +187,20 @@ def _is_terminal() -> bool:
     )
 
 
+def tell_folded(name: str, folded: int) -> None:
+    common.say(
+        name,
+        f"{folded} in groups that had no room of their own are in (other);"
+        " --max-groups gives more",
+    )
+
+
 def _tell_unsummed(name: str, tracing: Trace) -> None:
     if not tracing.sums:
         return
     folded, uncounted = tracing.unsummed()
     if folded:
-        common.say(
-            name,
-            f"{folded} in groups that had no room of their own are in (other);"
-            " --max-groups gives more",
-        )
+        tell_folded(name, folded)
     if uncounted:
         common.say(
             name,

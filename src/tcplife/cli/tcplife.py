@@ -8,7 +8,7 @@ from functools import partial
 
 from tcplife import filters, layouts
 from tcplife import layout as records
-from tcplife.cli import common, statistics
+from tcplife.cli import common, recordings, statistics
 from tcplife.columns import EXTENDED, SESSION_COLUMNS
 from tcplife.errors import UsageError
 from tcplife.events import SESSION, STORY
@@ -17,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.columns import Column
     from tcplife.events import Wire
+    from tcplife.recording.merge import Replay
+
+    Columns = dict[str, Column]
 
 NAME = "tcplife"
 
@@ -37,6 +40,10 @@ examples:
                       # what did not end well
   tcplife -a          # also sessions that are open already, or still at the end
   tcplife --open -x   # those that are open now, and leave
+  tcplife --record web.tcplife -L 443
+                      # keep all there is to know of them
+  tcplife --replay web.tcplife -x --end failed
+                      # look at it later, elsewhere, without root
 """
 
 _STYLES = {
@@ -56,12 +63,32 @@ def _command(arguments: Sequence[str]) -> None:
     if options.columns == "help":
         common.print_text(_columns_list())
         return
+    recorded = recordings.mode(options)
+    if recorded == recordings.REPLAY:
+        from tcplife.cli.replaying import replay
+
+        born = _styled(options).born
+        replay(
+            NAME,
+            STORY,
+            options,
+            SESSION_COLUMNS,
+            partial(_replayed, options),
+            born=born,
+        )
+        return
     columns, layout, wire = _shown(options)
     if options.ebpf:
         common.print_source(wire.sender, options.tier)
         return
     if options.check:
         common.check(options)
+        return
+    if recorded == recordings.RECORD:
+        from tcplife.cli.recording import record
+
+        whole_life = layout.born == "life_us"
+        record(NAME, STORY, options, scope=_scope(options), whole_life=whole_life)
         return
     if statistics.wanted(options):
         from tcplife.cli.summing import summarize
@@ -100,6 +127,18 @@ def _shown(
     return columns, layout, STORY if story else SESSION
 
 
+def _replayed(
+    options: argparse.Namespace, columns: Columns, replayed: Replay
+) -> tuple[Columns, layouts.Layout]:
+    """What to show of recordings, and how."""
+    layout = _layout(options, columns)
+    if len(replayed.hosts) > 1 and not options.columns:
+        layout = layouts.with_host(layout, max(map(len, replayed.hosts)))
+    if not options.json and any(file.scope != "new" for file in replayed.files):
+        return layouts.at_least(columns, layout)
+    return columns, layout
+
+
 def _used(
     options: argparse.Namespace, columns: dict[str, Column], layout: layouts.Layout
 ) -> Iterable[Column]:
@@ -123,11 +162,11 @@ def _columns_list() -> str:
     return "".join(lines)
 
 
-def _column_names(text: str, usual: Sequence[str]) -> list[str]:
+def _column_names(
+    text: str, usual: Sequence[str], columns: dict[str, Column]
+) -> list[str]:
     """The columns in `pid,ms`; behind the usual ones in `+rtt_ms`."""
-    aliases = {
-        column.key: name for name, column in SESSION_COLUMNS.items() if column.key
-    }
+    aliases = {column.key: name for name, column in columns.items() if column.key}
     aliases.update((name, name) for name in (*aliases.values(), "elapsed"))
     names = [] if not text.startswith("+") else list(usual)
     for item in text.lstrip("+").lower().split(","):
@@ -186,6 +225,7 @@ def _parser() -> common.Parser:
         help="list the sessions that are open now, and leave",
     )
     statistics.add_options(parser, states=False)
+    recordings.add_options(parser)
     common.add_run_options(parser)
     common.add_host_options(parser)
     return parser
@@ -196,17 +236,17 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
         ("--laddr", "ADDR[/BITS],...", filters.parse_subnets, "local addresses"),
         ("--raddr", "ADDR[/BITS],...", filters.parse_subnets, "remote addresses"),
         ("--comm", "NAME,...", filters.parse_comms, "names of the owner's process"),
-        ("-u/--uid", "USER,...", filters.parse_users, "the owner's users"),
+        ("-u/--uid", "USER,...", None, "the owner's users"),
         (
             "--netns",
             "NAMESPACE,...",
-            filters.parse_namespaces,
+            None,
             "network namespaces: of a PID, a path, a name of ip-netns(8), or self",
         ),
         (
             "--cgroup",
             "PATH",
-            filters.parse_cgroup,
+            None,
             "the owner's cgroup (v2), or one below it",
         ),
         ("--dir", "in|out", filters.parse_direction, "accepted here, or connected"),
@@ -228,13 +268,16 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             *option.split("/"),
             metavar=metavar,
-            type=partial(parse, option),
+            # Some only the host can tell that is traced: common.filter_from().
+            type=partial(parse, option) if parse else str,
             default=argparse.SUPPRESS,
             help=text,
         )
 
 
-def _layout(options: argparse.Namespace) -> layouts.Layout:
+def _layout(
+    options: argparse.Namespace, columns: dict[str, Column] = SESSION_COLUMNS
+) -> layouts.Layout:
     common.check_json(options)
     style = _styled(options)
     if not options.extended and options.columns is None:
@@ -244,9 +287,9 @@ def _layout(options: argparse.Namespace) -> layouts.Layout:
     usual = [*style.columns, *EXTENDED] if options.extended else style.columns
     names = usual
     if options.columns is not None:
-        names = _column_names(options.columns, usual)
+        names = _column_names(options.columns, usual, columns)
     return layouts.chosen(
-        SESSION_COLUMNS,
+        columns,
         names,
         wide=options.wide,
         csv=options.csv,

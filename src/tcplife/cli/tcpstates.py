@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from tcplife import layouts
-from tcplife.cli import common, statistics
+from tcplife.cli import common, recordings, statistics
 from tcplife.columns import STATE_COLUMNS
 from tcplife.events import STATE_CHANGE
 from tcplife.filters import parse_states
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tcplife.layouts import Columns
+    from tcplife.recording.merge import Replay
     from tcplife.sinks import Sink
 
 NAME = "tcpstates"
@@ -29,6 +31,8 @@ examples:
   tcpstates -wT       # wide enough for IPv6, with the time of day
   tcpstates -stT      # CSV, with times
   tcpstates -Y        # to the systemd journal as well
+  tcpstates --record web.tcpstates -L 80
+                      # keep them, for --replay
 """
 
 
@@ -39,11 +43,23 @@ def main() -> int:
 def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     layout = _layout(options)
+    recorded = recordings.mode(options)
+    if recorded == recordings.REPLAY:
+        from tcplife.cli.replaying import replay
+
+        shown = partial(_replayed, layout)
+        replay(NAME, STATE_CHANGE, options, STATE_COLUMNS, shown, born="")
+        return
     if options.ebpf:
         common.print_source(NAME, options.tier)
         return
     if options.check:
         common.check(options)
+        return
+    if recorded == recordings.RECORD:
+        from tcplife.cli.recording import record
+
+        record(NAME, STATE_CHANGE, options)
         return
     if statistics.wanted(options):
         from tcplife.cli.summing import summarize
@@ -65,6 +81,14 @@ def _command(arguments: Sequence[str]) -> None:
             *sinks,
         ],
     )
+
+
+def _replayed(
+    layout: layouts.Layout, columns: Columns, replayed: Replay
+) -> tuple[Columns, layouts.Layout]:
+    if len(replayed.hosts) > 1:
+        layout = layouts.with_host(layout, max(map(len, replayed.hosts)))
+    return columns, layout
 
 
 def _parser() -> common.Parser:
@@ -90,6 +114,7 @@ def _parser() -> common.Parser:
         help="log each change to the systemd journal as well",
     )
     statistics.add_options(parser, states=True)
+    recordings.add_options(parser)
     common.add_run_options(parser)
     common.add_host_options(parser)
     return parser

@@ -10,6 +10,7 @@ from tcplife.errors import UnavailableError
 
 # include/uapi/linux/capability.h
 CAPABILITIES = {
+    "CAP_DAC_OVERRIDE": 1,
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,

@@ -9,7 +9,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.events import Batch, Wire
     from tcplife.layouts import Layout
-    from tcplife.sinks import Sink
     from tcplife.sinks.rows import Columns, Lookups, Rows
 
 
@@ -19,14 +18,15 @@ class Lines:
     def __init__(self, fd: int, rows: Rows, first: str = "") -> None:
         self._fd = fd
         self._rows = rows
-        self._start_us: int | None = None
+        # Of the first row, by the records' clock.
+        self.start_us: int | None = None
         write_all(fd, first.encode())
 
     def write(self, batch: Batch) -> None:
-        if self._start_us is None:
+        if self.start_us is None:
             time = batch.wire.unpacker(["time_ns"])
-            self._start_us = time.unpack_from(batch.data)[0] // 1000
-        lines = self._rows(batch.data, batch.wall_offset, self._start_us)
+            self.start_us = time.unpack_from(batch.data)[0] // 1000
+        lines = self._rows(batch.data, batch.wall_offset, self.start_us)
         write_all(self._fd, lines.encode())
 
     def close(self) -> None:
@@ -42,14 +42,16 @@ def table(
     *,
     time: bool,
     elapsed: bool,
-) -> Sink:
+    titles: bool = True,
+) -> Lines:
     """A table or CSV, its header first."""
     rows = compile_rows(wire, columns, layout, time, elapsed, lookups)
-    return Lines(fd, rows, header(columns, layout, time, elapsed))
+    first = header(columns, layout, time, elapsed) if titles else ""
+    return Lines(fd, rows, first)
 
 
 def json_lines(
     fd: int, wire: Wire, columns: Columns, lookups: Lookups, born: str = ""
-) -> Sink:
+) -> Lines:
     """An object a line; `born` is the field that is the lifespan."""
     return Lines(fd, compile_json(wire, columns, born, lookups))

@@ -1,0 +1,1 @@
+"""Recordings, and what each format makes of them, to the byte."""
