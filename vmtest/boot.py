@@ -96,7 +96,7 @@ def boot(
                         booted = booted or time.monotonic() - began
                         sections.append(Output(told["begin"], []))
                     elif "verdict" in told:
-                        verdicts.append(verdict(*told["verdict"]))
+                        verdicts.append(verdict(told["verdict"]))
                     else:
                         status = told["status"]
                 elif line:

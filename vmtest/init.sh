@@ -28,7 +28,7 @@ cat /sys/kernel/btf/vmlinux > /run/vmlinux.btf
 hostname guest
 cd /checkout
 export CI=true TCPLIFE_KERNEL_TESTS=1 PYTHONPATH=/checkout/src:/checkout:/checkout/tests
-export PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE=1 TCPLIFE_SLOWNESS=20
 python3 -m vmtest.guest
 sync
 poweroff -f

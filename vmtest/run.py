@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,20 +91,20 @@ def user_space(cache: Path, arch: str) -> Path:
 
 def prepare(cache: Path, wanted: Sequence[Kernel]) -> Iterator[Guest | str]:
     """A guest for each kernel, or why there is none."""
-    for arch in dict.fromkeys(kernel.arch for kernel in wanted):
-        user = user_space(cache, arch)
-        apt = Apt(cache / arch / "kernels", arch, kernels.SUITES)
-        complaint = apt.refresh()
-        for kernel in wanted:
-            if kernel.arch != arch:
-                continue
-            try:
-                yield prepare_kernel(cache, apt, kernel, user)
-            except PackageError as error:
-                title = f"Linux {kernel.version} for {MACHINES[arch]}"
-                yield f"{title} is not to be had: {error}" + (
-                    f"\n{complaint}" if complaint else ""
-                )
+    with locked(cache):
+        for arch in dict.fromkeys(kernel.arch for kernel in wanted):
+            user = user_space(cache, arch)
+            apt = Apt(cache / arch / "kernels", arch, kernels.SUITES)
+            complaint = apt.refresh()
+            for kernel in wanted:
+                if kernel.arch != arch:
+                    continue
+                try:
+                    yield prepare_kernel(cache, apt, kernel, user)
+                except PackageError as error:
+                    title = f"Linux {kernel.version} for {MACHINES[arch]}"
+                    lines = [f"{title} is not to be had: {error}", complaint or ""]
+                    yield "\n".join(filter(None, lines))
 
 
 def prepare_kernel(cache: Path, apt: Apt, kernel: Kernel, user: Path) -> Guest:
@@ -185,10 +185,15 @@ def report(guest: Guest, result: boot.Boot, wanted: int) -> bool:
         tests = f"{verdict.passed} passed"
         if verdict.failed:
             tests = f"{verdict.failed} FAILED, {verdict.passed}"
-        told = {"step": verdict.step, "tests": tests, "seconds": verdict.seconds}
+        told = {
+            "step": verdict.step,
+            "again": verdict.again or "",
+            "tests": tests,
+            "seconds": verdict.seconds,
+        }
         # What is of the whole step stands in its first row.
         for cells in tiers_of(verdict).values() or [{}]:
-            print(table_row(**which, **told, **cells))
+            print(table_row(**which | told | cells))
             told = {"step": verdict.step}
     ended = result.status == 0 and len(result.verdicts) == wanted
     print(
@@ -216,30 +221,37 @@ def print_failures(guest: Guest, result: boot.Boot) -> None:
 
 
 def run_all(
-    guests: Sequence[Guest], checkout: bytes, chosen: Sequence[steps.Step]
-) -> bool:
-    """Whether all was well on all."""
+    prepared: Iterable[Guest | str], checkout: bytes, chosen: Sequence[steps.Step]
+) -> tuple[int, bool]:
+    """How many guests there were, and whether all was well in them."""
     bad = []
-    print(table_row(**{name: name for name in COLUMNS}), flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         pending = {}
-        for guest in guests:
+        # The first run while the next are still prepared.
+        for guest in prepared:
+            if isinstance(guest, str):
+                print(f"vmtest: {guest}", file=sys.stderr)
+                continue
             job: steps.Job = {"steps": chosen, "tiers": guest.kernel.tiers}
             pending[pool.submit(run_guest, guest, checkout, job)] = guest
+        print(table_row(**{name: name for name in COLUMNS}), flush=True)
         for running in as_completed(pending):
             guest, result = pending[running], running.result()
             if not report(guest, result, len(chosen)):
                 bad.append((guest, result))
     for guest, result in bad:
         print_failures(guest, result)
-    return not bad
+    return len(pending), not bad
 
 
-def execute(guests: Sequence[Guest], checkout: bytes, command: str) -> int:
+def execute(prepared: Iterable[Guest | str], checkout: bytes, command: str) -> int:
     worst = 0
-    for guest in guests:
-        if len(guests) > 1:
-            print(f"==== {guest.release} {guest.kernel.arch}", flush=True)
+    for guest in prepared:
+        if isinstance(guest, str):
+            print(f"vmtest: {guest}", file=sys.stderr)
+            worst = max(worst, 1)
+            continue
+        print(f"==== {guest.release} {guest.kernel.arch}", file=sys.stderr, flush=True)
         result = run_guest(
             guest, checkout, {"exec": command}, lambda line: print(line, flush=True)
         )
@@ -279,23 +291,18 @@ def main() -> int:
             parser.error(f"{boot.MACHINES[arch].qemu} not found: run scripts/vmtest")
     began = time.monotonic()
     cache = cache_folder()
+    checkout = cpio.archive(initramfs.checkout(options.source))
     try:
-        with locked(cache):
-            prepared = list(prepare(cache, wanted))
+        prepared = prepare(cache, wanted)
+        if options.exec is not None:
+            return execute([*prepared], checkout, options.exec)
+        chosen = steps.chosen(options.step, ci=options.ci)
+        ran, good = run_all(prepared, checkout, chosen)
     except PackageError as error:
         print(f"vmtest: {error}", file=sys.stderr)
         return 1
-    guests = [each for each in prepared if isinstance(each, Guest)]
-    missing = [each for each in prepared if isinstance(each, str)]
-    for text in missing:
-        print(f"vmtest: {text}", file=sys.stderr)
-    checkout = cpio.archive(initramfs.checkout(options.source))
-    if options.exec is not None:
-        return execute(guests, checkout, options.exec) if guests else 1
-    print(f"prepared in {time.monotonic() - began:.0f} s")
-    good = run_all(guests, checkout, steps.chosen(options.step, ci=options.ci))
-    print(f"{len(guests)} kernels in {time.monotonic() - began:.0f} s")
-    if not enough(len(guests), len(wanted)):
+    print(f"{ran} kernels in {time.monotonic() - began:.0f} s")
+    if not enough(ran, len(wanted)):
         print("vmtest: too few kernels were run", file=sys.stderr)
         return 1
     return 0 if good else 1

@@ -65,12 +65,13 @@ COUNTED = ("sessions", "changes")
 
 
 class Verdict(NamedTuple):
-    """How a step went."""
+    """How a step went. again: how often it was run once more."""
 
     step: str
     passed: int
     failed: int
     rows: list[Rows]
+    again: int
     seconds: float
 
     @property
@@ -82,9 +83,10 @@ class Verdict(NamedTuple):
         )
 
 
-def verdict(step: str, passed: int, failed: int, rows: Any, seconds: float) -> Verdict:
+def verdict(fields: list[Any]) -> Verdict:
     """From JSON."""
-    return Verdict(step, passed, failed, [Rows(*each) for each in rows], seconds)
+    found = Verdict(*fields)
+    return found._replace(rows=[Rows(*each) for each in found.rows])
 
 
 # A line of the guest's console that is not output but one of these, in JSON:

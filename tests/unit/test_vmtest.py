@@ -389,7 +389,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> boot.
     return boot.boot("amd64", Path("vmlinuz"), Path("initramfs"), 2.0)
 
 
-GOOD = '{"verdict": ["tiers", 3, 0, [["sessions", 1, 354, 354, 0]], 1.5]}'
+GOOD = '{"verdict": ["tiers", 3, 0, [["sessions", 1, 354, 354, 0]], 0, 1.5]}'
 
 
 def test_verdicts_are_read_among_other_lines(
@@ -431,12 +431,12 @@ def test_a_guest_that_hangs_is_ended(
 @pytest.mark.parametrize(
     ("verdict", "good"),
     [
-        (steps.Verdict("x", 1, 0, [], 1.0), True),
-        (steps.Verdict("x", 0, 0, [], 1.0), False),
-        (steps.Verdict("x", 1, 1, [], 1.0), False),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 5, 5, 1)], 1.0), True),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 4, 5, 0)], 1.0), False),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 0, 0, 0)], 1.0), False),
+        (steps.Verdict("x", 1, 0, [], 0, 1.0), True),
+        (steps.Verdict("x", 0, 0, [], 0, 1.0), False),
+        (steps.Verdict("x", 1, 1, [], 0, 1.0), False),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 5, 5, 1)], 0, 1.0), True),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 4, 5, 0)], 0, 1.0), False),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 0, 0, 0)], 0, 1.0), False),
     ],
 )
 def test_what_is_good(verdict: steps.Verdict, good: bool) -> None:

@@ -1,8 +1,8 @@
 """Owner and bytes of each session, and the order of its states, on each tier.
 
 All sessions are played once, under both tools in each tier. A session that came out
-wrong is played again where the kernel, or another tier's tool, may be to blame for it;
-see may_play_again(). How many were is told.
+wrong is played again where the kernel may be to blame for it; see may_play_again(). How
+many were is told.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -21,7 +20,7 @@ from kernel.changes import Feed, by_key, lives, path
 from kernel.netns import Network
 from kernel.scenarios import FAMILIES, SCENARIOS, End, Key, Scenario, Stage, play_all
 from kernel.test_sessions import end_of
-from kernel.tracer import STATES, Tracer, ours
+from kernel.tracer import STATES, ours
 
 from vmtest import steps
 
@@ -79,25 +78,21 @@ class Tools:
                     wrong.setdefault(case, []).append(f"{end}: {paths}, not {want}")
         return wrong
 
-    def may_play_again(self, pids: set[int]) -> bool:
+    def may_play_again(self) -> bool:
         """Whether it may be wrong, now and then, for a reason that is not its own.
 
-        - The kernel runs no program while that program is running on the same
-          processor, be it interrupted or, from about 7.0 on, preempted
-          (kernel/trace/bpf_trace.c: __bpf_trace_run()). It counts that.
+        - The kernel runs no program while that is running on the same processor: see
+          kernel/tracer.py.
         - It runs none for a kprobe while it runs one for any on the same processor
           (trace_call_bpf()), which before 6.7 or so it does not count: tier 4.
-        - Where tier 1's tool looks at all files of all processes just as a process
-          closes one, it is the tool that closes it, to the other tiers.
 
         A program takes a hundred times as long here as on a real processor.
         """
-        named = {row.pid for rows in self.tcplife.rows().values() for row in rows}
-        return self.tier == 4 or self.missed() > 0 or bool(pids & named)
+        return self.tier == 4 or self.missed() > 0
 
     def missed(self) -> int:
         """How many programs the kernel has not run."""
-        return sum(map(kernel_missed, (self.tcplife, self.tcpstates)))
+        return self.tcplife.missed() + self.tcpstates.missed()
 
     def stop(self) -> None:
         self.missed_at_end = self.missed()
@@ -106,13 +101,6 @@ class Tools:
     @property
     def errors(self) -> list[str]:
         return self.tcplife.errors + self.tcpstates.errors
-
-
-def kernel_missed(tool: Tracer) -> int:
-    counts = []
-    for each in Path(f"/proc/{tool.process.pid}/fdinfo").iterdir():
-        counts += re.findall(r"^recursion_misses:\t(\d+)$", each.read_text(), re.M)
-    return sum(map(int, counts))
 
 
 class Traced(NamedTuple):
@@ -172,10 +160,9 @@ def play_once(
 
 
 def wrong_by_chance(tools: Iterable[Tools], played: dict[Case, list[End]]) -> set[Case]:
-    pids = {pair.tcplife.process.pid for pair in tools}
     found: set[Case] = set()
     for pair in tools:
-        if pair.may_play_again(pids):
+        if pair.may_play_again():
             found |= {*pair.wrong_sessions(played), *pair.wrong_changes(played)}
     return found
 
