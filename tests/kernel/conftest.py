@@ -8,6 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from . import netns
+from .blind import again_if_blind
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function):
+        item.obj = again_if_blind(item.obj)
 
 
 @pytest.fixture(scope="session", autouse=True)

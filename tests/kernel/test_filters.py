@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from .blind import played_again_if_blind
 from .netns import Network
 from .remote import Remote
 from .scenarios import (
@@ -63,6 +64,7 @@ class Traced(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def traced(network: Network) -> Iterator[Traced]:
     """All tracers watch the same sessions at the same time."""
     with ExitStack() as stack:

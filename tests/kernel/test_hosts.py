@@ -23,6 +23,7 @@ import pytest
 
 from tcplife.kernel.btf import KERNEL, PLACES
 
+from .blind import played_again_if_blind
 from .hosts import (
     NOBODY,
     SEARCH,
@@ -172,6 +173,7 @@ def stop(tracer: Tracer) -> int:
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def played(
     network: Network, copy: Copy, hosts: dict[str, Host]
 ) -> Iterator[tuple[Plays, dict[str, Traced]]]:

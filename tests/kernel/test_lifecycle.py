@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from .blind import played_again_if_blind
 from .hosts import available_tiers
 from .netns import Network
 from .remote import Remote
@@ -197,6 +198,7 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def named(network: Network) -> Iterator[dict[str, list[str]]]:
     """The lines in each layout, for sessions of processes with awkward names."""
     with ExitStack() as stack:

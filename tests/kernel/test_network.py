@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from .blind import again_if_blind
 from .netns import Host, run_in
 from .remote import Remote
 from .scenarios import (
@@ -63,7 +62,6 @@ def sides(links: list[Link]) -> list[Remote]:
 # ---- round trips ----------------------------------------------------------------
 
 
-@again_if_blind
 def test_round_trips(wire: Wire) -> None:
     """10 ms each way; 25 later, which the least round trip of a session hides."""
 
@@ -138,7 +136,6 @@ def retransmissions(wire: Wire) -> Iterator[list[int]]:
     found += [after[n] - before[n] for n in (0, 1)]
 
 
-@again_if_blind
 def test_retransmissions(wire: Wire) -> None:
     """As the socket has counted them just before, and as its host has in all."""
 
@@ -175,7 +172,6 @@ def summed(stories: list[Story]) -> list[int]:
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("lost", ["syn", "syn_ack", "data", "fin"])
-@again_if_blind
 def test_lost_segment(wire: Wire, lost: str, family: str) -> None:
     """Each kind is counted where it is sent; of bytes, only data has any."""
     stage = Stage(wire.network, family)
@@ -209,7 +205,6 @@ def test_lost_segment(wire: Wire, lost: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@again_if_blind
 def test_both_close_first(wire: Wire, family: str) -> None:
     """Their FINs cross on the wire, so that each finds itself in CLOSING."""
     stage = Stage(wire.network, family)

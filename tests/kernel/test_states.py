@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from . import test_filters
-from .blind import again_if_blind
+from .blind import played_again_if_blind
 from .changes import Change, Feed, Life, by_key, lives, parse_csv, path
 from .netns import Host, Network, run_in
 from .scenarios import (
@@ -243,6 +243,7 @@ class Traced(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def traced(network: Network) -> Iterator[Traced]:
     hosts = [address for host in network_hosts(network) for address in host]
     with ExitStack() as stack:
@@ -565,7 +566,6 @@ def test_pid_filter_keeps_the_queue_of_a_closed_listener() -> None:
 QUICK = 3000
 
 
-@again_if_blind
 def test_reused_socket_addresses() -> None:
     """Many quick sessions in a row: all changes, no duration carried over."""
     began = time.monotonic()
@@ -622,6 +622,7 @@ class Filtered(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def filtered(network: Network) -> Iterator[Filtered]:
     """All tracers watch the same sessions at the same time."""
     hosts = [address for host in network_hosts(network) for address in host]
@@ -766,6 +767,7 @@ COMBINATIONS = [
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def laid_out() -> Iterator[dict[tuple[str, ...], list[str]]]:
     mine = ("-4", "-p", str(os.getpid()))
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import pytest
 
 from tcplife.values import ENDS, FIRSTS
 
-from .blind import Blind, again_if_blind, blind_spots
+from .blind import played_again_if_blind
 from .netns import Host, Network, run_in
 from .remote import Remote, nursery
 from .scenarios import (
@@ -595,7 +595,8 @@ def is_client(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def traced(network: Network) -> Traced:
+@played_again_if_blind
+def traced(network: Network) -> Iterator[Traced]:
     hurry(network)
     with ExitStack() as stack:
         tracers = [
@@ -603,7 +604,6 @@ def traced(network: Network) -> Traced:
             for options in (("--json",), ("--json", "--style", "bt"), ("-s",))
         ]
         stories, whole, rows = tracers
-        blind = stack.enter_context(blind_spots())
         ends: dict[str, list[End]] = {}
         failures = []
         # Most of a scenario is waiting for others, whatever the CPUs.
@@ -620,47 +620,18 @@ def traced(network: Network) -> Traced:
                 failures.append(f"{case}: {error!r}")
             else:
                 ends[case] = play.result()
-        wait_for_seen([stories, whole], ends, blind)
-        while unseen := hidden(ends, blind):
-            for case in unseen:
-                name, _, family = case.rpartition("-")
-                ends[case] = play_more(SCENARIO[name], Stage(network, family))
-            wait_for_seen([stories, whole], ends, blind)
+        for tracer in (stories, whole):
+            tracer.wait_for_ends(end for of in ends.values() for end in of)
         statuses = [tracer.stop() for tracer in tracers]
-    return Traced(
-        ends,
-        failures,
-        stories_by_key(stories),
-        stories_by_key(whole),
-        rows_by_key(rows),
-        [line for tracer in tracers for line in tracer.errors],
-        statuses,
-    )
-
-
-def wait_for_seen(
-    tracers: list[Tracer], ends: dict[str, list[End]], blind: Blind
-) -> None:
-    """What is missing when patience ends, the tests will find."""
-
-    def all_seen() -> bool:
-        unseen = hidden(ends, blind)
-        keys = {end.key for case in ends.keys() - unseen for end in ends[case]}
-        return all(keys <= tracer.rows().keys() for tracer in tracers)
-
-    with suppress(AssertionError):
-        wait_until(all_seen, "rows are missing")
-
-
-def hidden(ends: dict[str, list[End]], blind: Blind) -> set[str]:
-    """The cases of which this kernel has hidden a change."""
-    # At its first change, a child has no remote port yet.
-    ports = {(key[1], key[3]) for key in set(blind.keys())}
-    return {
-        case
-        for case, of in ends.items()
-        if any({(end.lport, end.rport), (end.lport, 0)} & ports for end in of)
-    }
+        yield Traced(
+            ends,
+            failures,
+            stories_by_key(stories),
+            stories_by_key(whole),
+            rows_by_key(rows),
+            [line for tracer in tracers for line in tracer.errors],
+            statuses,
+        )
 
 
 def hurry(network: Network) -> None:
@@ -870,7 +841,6 @@ def told_of(tracer: Tracer, *ends: End) -> list[Story]:
 
 
 @pytest.mark.parametrize("stage", FAMILIES, indirect=True)
-@again_if_blind
 def test_counters_are_the_sockets(stage: Stage) -> None:
     """A reset is sent when all is counted, so that nothing else happens before."""
     client, server = stage.client(), stage.server()
@@ -908,7 +878,6 @@ def test_counters_are_the_sockets(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", FAMILIES, indirect=True)
-@again_if_blind
 def test_phases_are_as_long_as_they_take(stage: Stage) -> None:
     """Bounds that hold however slow the machine is: both clocks are the same one."""
 
@@ -975,7 +944,6 @@ def is_killed(client: Remote, server: Remote) -> None:
         (is_killed, NOBODY, "nobody"),
     ],
 )
-@again_if_blind
 def test_user(
     stage: Stage,
     ending: Callable[[Remote, Remote], None],
@@ -996,7 +964,6 @@ def test_user(
     assert users == [(uid, user), (0, "root")]
 
 
-@again_if_blind
 def test_user_to_whom_it_was_passed(stage: Stage) -> None:
     """The owner is not who opened it."""
     with ours("--json") as tracer:

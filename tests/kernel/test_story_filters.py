@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from . import cgroup
-from .blind import blind_spots
+from .blind import played_again_if_blind
 from .netns import Network, run_in
 from .remote import Remote
 from .scenarios import (
@@ -188,6 +188,7 @@ class Traced(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def traced(network: Network) -> Iterator[Traced]:
     """All tracers watch the same sessions at the same time."""
     with ExitStack() as stack:
@@ -200,17 +201,13 @@ def traced(network: Network) -> Iterator[Traced]:
         world = world_of(network, folder, cast)
         tracers = start(stack, network, world)
         everything = stack.enter_context(ours("--json", *network.only))
-        with blind_spots() as blind:
-            ends = play(stages, cast)
-            keys = {end.key for end in ends}
-            assert everything.wait_for(
-                lambda: keys - set(blind.keys()) <= everything.rows().keys()
-            )
-            seen = keys - set(blind.keys())
+        ends = play(stages, cast)
+        assert everything.wait_for_ends(ends)
+        keys = {end.key for end in ends}
         for tracer in (everything, *tracers.values()):
             tracer.process.send_signal(signal.SIGINT)
-        unfiltered = rows_of(everything, seen)
-        filtered = {name: rows_of(tracer, seen) for name, tracer in tracers.items()}
+        unfiltered = rows_of(everything, keys)
+        filtered = {name: rows_of(tracer, keys) for name, tracer in tracers.items()}
         strays = taken_by_walkers(ends, [unfiltered, *filtered.values()])
         assert len(strays) < len(keys) / 10
         yield Traced(

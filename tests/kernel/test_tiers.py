@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from .blind import played_again_if_blind
 from .changes import Feed
 from .hosts import available_tiers
 from .netns import Network
@@ -78,6 +79,7 @@ def by_socket(rows: Iterable[Row]) -> dict[Key, list[Row]]:
 
 
 @pytest.fixture(scope="module")
+@played_again_if_blind
 def traced(network: Network) -> Iterator[Traced]:
     pair = (network.client, network.server)
     hosts = {address for host in pair for address in (host.ipv4, host.ipv6)}
