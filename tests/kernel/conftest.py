@@ -24,3 +24,14 @@ def root() -> None:
 def network(root: None) -> Iterator[netns.Network]:
     with netns.network() as pair:
         yield pair
+
+
+@pytest.fixture
+def crowded(root: None) -> Iterator[netns.Network]:
+    """For tests of very many sessions.
+
+    Where TIME_WAIT has no more room (net.ipv4.tcp_max_tw_buckets), other sessions end
+    in another way.
+    """
+    with netns.network("crowd-") as pair:
+        yield pair

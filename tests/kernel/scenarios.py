@@ -85,8 +85,8 @@ class Stage:
         return remote
 
     def close(self) -> None:
-        for remote in self._remotes:
-            remote.close()
+        while self._remotes:
+            self._remotes.pop().close()
 
 
 @dataclass

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from itertools import product
@@ -519,8 +519,13 @@ def all_told(tracer: Tracer, blind: Blind, count: int) -> bool:
     return len(tracer.lines) >= count - len(set(blind.keys()))
 
 
-def test_server_of_10_000_sessions_from_the_middle(stage: Stage) -> None:
+def test_server_of_10_000_sessions_from_the_middle(crowded: Network) -> None:
     """Each is told once at its end, or once as open, with its owners."""
+    with closing(Stage(crowded, "ipv4")) as stage:
+        follow_from_the_middle(stage)
+
+
+def follow_from_the_middle(stage: Stage) -> None:
     server, leaving, staying, coming = (stage.client() for _ in range(4))
     address = loopback(1)
     server.call("listen", "l", address, PORT)

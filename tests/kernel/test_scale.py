@@ -13,9 +13,9 @@ from .tracer import ours
 PORT = 8000
 
 
-def test_each_of_100_000_open_sessions_is_reported(network: Network) -> None:
+def test_each_of_100_000_open_sessions_is_reported(crowded: Network) -> None:
     with ExitStack() as stack:
-        crowd = Crowd(network, stack, PORT)
+        crowd = Crowd(crowded, stack, PORT)
         pids = ",".join(map(str, crowd.pids))
         blind = stack.enter_context(blind_spots())
         tracer = stack.enter_context(ours("--json", "-p", pids))

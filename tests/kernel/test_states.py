@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from . import test_filters
+from .blind import again_if_blind
 from .changes import Change, Feed, Life, by_key, lives, parse_csv, path
 from .netns import Host, Network, run_in
 from .scenarios import (
@@ -564,6 +565,7 @@ def test_pid_filter_keeps_the_queue_of_a_closed_listener() -> None:
 QUICK = 3000
 
 
+@again_if_blind
 def test_reused_socket_addresses() -> None:
     """Many quick sessions in a row: all changes, no duration carried over."""
     began = time.monotonic()

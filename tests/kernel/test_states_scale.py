@@ -18,10 +18,10 @@ BEGINS = {True: "LISTEN SYN_RECV ESTABLISHED", False: "CLOSE SYN_SENT ESTABLISHE
 ENDINGS = {True: "FIN_WAIT1 FIN_WAIT2 CLOSE", False: "CLOSE_WAIT LAST_ACK CLOSE"}
 
 
-def test_100_000_open_sessions_are_followed(network: Network, tmp_path: Path) -> None:
+def test_100_000_open_sessions_are_followed(crowded: Network, tmp_path: Path) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
-        crowd = Crowd(network, stack, PORT)
+        crowd = Crowd(crowded, stack, PORT)
         pids = ",".join(map(str, crowd.pids))
         output = stack.enter_context((tmp_path / "rows").open("wb"))
         blind = stack.enter_context(blind_spots())

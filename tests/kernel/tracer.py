@@ -189,7 +189,8 @@ def ours(
     """One of our tools, tracing. `-v` is what makes it say so."""
     argv = [*prefix, *tool, "-v", *options]
     with _killed_at_last(Tracer(argv, stdout)) as tracer:
-        if not tracer.wait_for(lambda: tracing(tracer)):
+        # Some tests start dozens at once.
+        if not tracer.wait_for(lambda: tracing(tracer), patience=4 * PATIENCE):
             raise RuntimeError("\n".join(["it does not trace:", *tracer.errors]))
         yield tracer
 
