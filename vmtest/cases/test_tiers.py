@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -20,7 +21,7 @@ from kernel.changes import Feed, by_key, lives, path
 from kernel.netns import Network
 from kernel.scenarios import FAMILIES, SCENARIOS, End, Key, Scenario, Stage, play_all
 from kernel.test_sessions import end_of
-from kernel.tracer import STATES, ours
+from kernel.tracer import PATIENCE, STATES, ours
 
 from vmtest import steps
 
@@ -47,11 +48,12 @@ class Tools:
         self.statuses: list[int] = []
         self.missed_at_end = 0
 
-    def wait_for(self, ends: list[End]) -> None:
+    def wait_for(self, ends: list[End], deadline: float) -> None:
         """Until all of these ends are told of, while those that are held still are."""
-        if not self.tcplife.wait_for_ends(ends):
+        if not self.tcplife.wait_for_ends(ends, deadline - time.monotonic()):
             self.late |= {end.key for end in ends} - self.tcplife.rows().keys()
-        self._feed.wait_for_closed(end.key for end in ends)
+        keys = (end.key for end in ends)
+        self._feed.wait_for_closed(keys, deadline - time.monotonic())
 
     def wrong_sessions(self, played: dict[Case, list[End]]) -> Wrong:
         wrong: Wrong = {}
@@ -123,11 +125,17 @@ def traced(network: Network) -> Iterator[Traced]:
             for case in wrong:
                 with closing(Stage(network, case[1])) as stage:
                     played[case] = scenario(case[0])(stage)
-                    for pair in tools.values():
-                        pair.wait_for(played[case])
+                    wait_for(tools.values(), played[case])
         for pair in tools.values():
             pair.stop()
         yield Traced(played, failures, again, tools)
+
+
+def wait_for(tools: Iterable[Tools], ends: list[End]) -> None:
+    """All tools together have this time: several rows may never come."""
+    deadline = time.monotonic() + PATIENCE
+    for pair in tools:
+        pair.wait_for(ends, deadline)
 
 
 def scenario(name: str) -> Scenario:
@@ -153,9 +161,7 @@ def play_once(
                 failures.append(f"{case}: {error!r}")
             else:
                 played[case] = play.result()
-        ends = [end for each in played.values() for end in each]
-        for pair in tools:
-            pair.wait_for(ends)
+        wait_for(tools, [end for each in played.values() for end in each])
     return played, failures
 
 
