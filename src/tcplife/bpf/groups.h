@@ -15,21 +15,6 @@ enum quantity {
 	QUANTITIES
 };
 
-enum by {
-	BY_LADDR = 1,
-	BY_RADDR = 2,
-	BY_COMM = 4,
-	BY_CGROUP = 8,
-	BY_PID = 16,
-	BY_UID = 32,
-	BY_NETNS = 64,
-	BY_LPORT = 128,
-	BY_RPORT = 256,
-	BY_PORT = 512,
-	BY_DIR = 1024,
-	BY_END = 2048,
-};
-
 /* What is not asked for is 0. */
 struct session_group {
 	__u8 laddr[16];

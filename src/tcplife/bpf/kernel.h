@@ -99,7 +99,7 @@ struct inet_sock {
 };
 
 struct tcp_congestion_ops {
-	char name[16];
+	char name[16] __attribute__((aligned(8)));
 };
 
 struct inet_connection_sock {
@@ -167,12 +167,13 @@ struct cred {
 
 struct task_struct {
 	unsigned int flags;
+	__u32 pid;
 	__u32 tgid;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	const struct cred *cred;
 	struct css_set *cgroups;
-	char comm[16];
+	char comm[16] __attribute__((aligned(8)));
 };
 
 struct seq_file;

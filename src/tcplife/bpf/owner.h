@@ -76,31 +76,63 @@ static __always_inline void owner_from_task(struct owner *owner,
 	BPF_CORE_READ_STR_INTO(&owner->comm, task, group_leader, comm);
 }
 
+/* What follows the NUL is what was there before (until Linux 5.17). */
+static __always_inline void cut_at_nul(__u64 *words)
+{
+	const __u64 ones = 0x0101010101010101ULL;
+	__u64 nul;
+
+	/* The highest bit of the first byte that is 0. */
+	nul = (words[0] - ones) & ~words[0] & ones << 7;
+	nul &= -nul;
+	words[0] &= (nul >> 7) - 1;
+	if (nul)
+		words[1] = 0;
+	nul = (words[1] - ones) & ~words[1] & ones << 7;
+	nul &= -nul;
+	words[1] &= (nul >> 7) - 1;
+}
+
+static __always_inline void owner_from_current(struct owner *owner,
+					       struct task_struct *task)
+{
+#if TIER == 1
+	__u64 words[2];
+
+	/* The name of the process is that of its first thread. */
+	if (task->pid == task->tgid) {
+		owner->pid = task->tgid;
+		__builtin_memcpy(words, task->comm, sizeof(words));
+		cut_at_nul(words);
+		__builtin_memcpy(owner->comm, words, sizeof(words));
+		return;
+	}
+#endif
+	owner_from_task(owner, task);
+}
+
 static __always_inline bool wanted_pid(__u32 pid)
 {
 	return !config.filter_pid || bpf_map_lookup_elem(&pids, &pid);
 }
 
 /* A kernel thread that closes a file for a process is not its owner. */
-static __always_inline bool may_own(__u8 certainty)
+static __always_inline bool may_own(__u8 certainty, struct task_struct *task)
 {
-	return certainty == OWNER_UNKNOWN ||
-	       !(FIELD(current_task(), flags) & PF_KTHREAD);
+	return certainty == OWNER_UNKNOWN || !(FIELD(task, flags) & PF_KTHREAD);
 }
 
 /* The current task as a session's owner; says how sure that is. */
 static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
-				       __u8 as)
+				       __u8 as, struct task_struct *task)
 {
-	struct task_struct *task = current_task();
-
-	if (!may_own(certainty))
+	if (!may_own(certainty, task))
 		return certainty;
 	/* Its name may have changed by the end, but hardly by the next state.
 	 */
 	if (as != OWNER_ACTED || certainty == OWNER_UNKNOWN ||
 	    owner->pid != FIELD(task, tgid))
-		owner_from_task(owner, task);
+		owner_from_current(owner, task);
 	return as;
 }
 

@@ -98,6 +98,7 @@ static __always_inline bool take_parked(struct sock *sk, struct parked *taken)
 
 #ifdef STORY
 #include "filters.h"
+#include "quantity.h"
 
 /* The helper is of Linux 4.18. */
 static __always_inline __u64 current_cgroup(void)
@@ -109,10 +110,14 @@ static __always_inline __u64 current_cgroup(void)
 	return 0;
 }
 
-static __always_inline void take_owner_more(struct owner_more *more)
+static __always_inline void take_owner_more(struct owner_more *more,
+					    struct task_struct *task)
 {
-	struct task_struct *task = current_task();
-
+#ifdef SUMMARY
+	if (!(config.by & (BY_UID | BY_CGROUP) || config.filter_uid ||
+	      config.filter_cgroup))
+		return;
+#endif
 	more->uid = bpf_get_current_uid_gid();
 	more->cgroup = current_cgroup();
 	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
@@ -142,7 +147,8 @@ static __always_inline bool wanted_owner(const struct owner *owner,
 	return wanted_pid(owner->pid);
 }
 
-static __always_inline void take_owner_more(struct owner_more *more)
+static __always_inline void take_owner_more(struct owner_more *more,
+					    struct task_struct *task)
 {
 }
 

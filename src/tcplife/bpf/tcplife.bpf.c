@@ -47,7 +47,11 @@ struct session {
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #ifdef STORY
+#ifdef SUMMARY
+#define TELLS_FIN 0
+#else
 #define TELLS_FIN 1
+#endif
 #include "telling.h"
 
 static __always_inline bool active(const struct session *session,
@@ -109,12 +113,13 @@ static __always_inline bool any_parked(void)
 static __always_inline __u8 own(struct owner *owner, struct owner_more *more,
 				__u8 certainty, __u8 as)
 {
-	if (!may_own(certainty))
+	struct task_struct *task = current_task();
+
+	if (!may_own(certainty, task))
 		return certainty;
-	if (certainty == OWNER_UNKNOWN ||
-	    owner->pid != FIELD(current_task(), tgid))
-		take_owner_more(more);
-	return take_owner(owner, certainty, as);
+	if (certainty == OWNER_UNKNOWN || owner->pid != FIELD(task, tgid))
+		take_owner_more(more, task);
+	return take_owner(owner, certainty, as, task);
 }
 
 static __always_inline void send(void *ctx, struct event *event,
@@ -126,7 +131,7 @@ static __always_inline void send(void *ctx, struct event *event,
 	count_session(event, more);
 #else
 	tell_owner_more(event, more);
-	send_record(ctx, event, sizeof(*event));
+	send_record(ctx, event, sizeof(*event), event->session.time_ns);
 #endif
 }
 
@@ -233,7 +238,7 @@ static __always_inline void begin(struct sock *sk, bool active,
 	if (by_task)
 		session.certainty = own(&session.owner, &session.more,
 					OWNER_UNKNOWN, OWNER_ACTED);
-	keep(sk, &session, now);
+	keep(sk, &session);
 }
 
 /* connect(): the local port is not chosen yet, the remote one is known. */
@@ -296,7 +301,8 @@ static __always_inline void on_closing(struct sock *sk, int newstate,
 	    session->certainty != OWNER_ENDED)
 		session->certainty = own(&session->owner, &session->more,
 					 session->certainty, as);
-	note_fin(session, newstate);
+	if (TELLS_FIN)
+		note_fin(session, newstate);
 }
 
 static __always_inline bool wanted_session(const struct sock *sk,

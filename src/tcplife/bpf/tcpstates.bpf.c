@@ -112,7 +112,7 @@ static __always_inline void send(void *ctx, const struct state_event *event)
 #ifdef SUMMARY
 	count_change(event);
 #else
-	send_record(ctx, (void *)event, sizeof(*event));
+	send_record(ctx, (void *)event, sizeof(*event), event->time_ns);
 #endif
 }
 
@@ -220,8 +220,8 @@ static __always_inline void update_owner(struct session *session,
 	if (session->certainty == OWNER_ENDED ||
 	    (newstate == BPF_TCP_CLOSE && FIELD(sk, sk_err) == ECONNABORTED))
 		return;
-	session->certainty =
-		take_owner(&session->owner, session->certainty, as);
+	session->certainty = take_owner(&session->owner, session->certainty, as,
+					current_task());
 }
 
 static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
@@ -270,7 +270,7 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 	if (newstate == BPF_TCP_CLOSE)
 		forget(sk);
 	else if (!known)
-		keep(sk, &fresh, event.time_ns);
+		keep(sk, &fresh);
 	pass_on(ctx, sk, &event);
 }
 

@@ -60,9 +60,39 @@ static __always_inline void tell_times(struct story *story,
 	story->close_us = close_us;
 }
 
-static __always_inline __u32 netns_of(const struct sock *sk)
+static __always_inline bool tells_netns(void)
 {
-	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+#ifdef SUMMARY
+	return config.by & BY_NETNS || config.filter_netns;
+#else
+	return true;
+#endif
+}
+
+/*
+ * Not by `sk`: where a trusted pointer is followed, the verifier (since 6.2)
+ * looks through all of the kernel's types, 2 ms each (kernel/bpf/verifier.c,
+ * type_is_trusted()). What bpf_skc_to_tcp_sock() gives is none.
+ */
+static __always_inline __u32 netns_of(const struct tcp_sock *tp)
+{
+	const struct net *net =
+		FIELD((const struct sock *)tp, __sk_common.skc_net.net);
+
+	return FIELD(net, ns.inum);
+}
+
+/* Beyond what is added up. */
+static __always_inline void tell_more(struct story *story,
+				      const struct tcp_sock *tp)
+{
+	const struct tcp_congestion_ops *ca = FIELD(tp, inet_conn.icsk_ca_ops);
+
+	READ_ARRAY(story->cc, ca, name);
+	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
+	story->retrans_bytes = FIELD_OR_0(tp, bytes_retrans);
+	story->segs_in = FIELD(tp, segs_in);
+	story->mss = FIELD(tp, mss_cache);
 }
 
 static __always_inline void tell_network(struct story *story,
@@ -70,19 +100,9 @@ static __always_inline void tell_network(struct story *story,
 					 const struct sock *sk,
 					 const struct tcp_sock *tp, int state)
 {
-#ifndef SUMMARY
-	const struct tcp_congestion_ops *ca;
-#endif
-
 	story->srtt_us = FIELD(tp, srtt_us) >> 3;
-	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
 	story->retrans = FIELD(tp, total_retrans);
-	story->retrans_bytes = FIELD_OR_0(tp, bytes_retrans);
-	story->segs_in = FIELD(tp, segs_in);
 	story->segs_out = FIELD(tp, segs_out);
-	story->mss = FIELD(tp, mss_cache);
-	story->lost_bytes = 0;
-	story->unread_bytes = 0;
 	if (session->established) {
 		__u32 unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
 
@@ -94,15 +114,8 @@ static __always_inline void tell_network(struct story *story,
 			unread--;
 		story->unread_bytes = unread;
 	}
-#ifdef SUMMARY
-	if (config.by & BY_NETNS || config.filter_netns)
-		story->netns = netns_of(sk);
-#else
-	/* Read with a helper: see owner_from_task(). */
-	ca = BPF_CORE_READ(tp, inet_conn.icsk_ca_ops);
-	BPF_CORE_READ_STR_INTO(&story->cc, ca, name);
-	story->netns = netns_of(sk);
-#endif
+	if (tells_netns())
+		story->netns = netns_of(tp);
 }
 
 static __always_inline __u8 first_of(const struct session *session, int state,
@@ -145,6 +158,9 @@ static __always_inline void tell_story(struct event *event,
 	story->error = open ? 0 : FIELD(sk, sk_err);
 	tell_times(story, session, &event->session);
 	tell_network(story, session, sk, tp, state);
+#ifndef SUMMARY
+	tell_more(story, tp);
+#endif
 	story->end =
 		open ? END_OPEN : end_of(state, story->error, cuts(sk, story));
 	story->dir = dir_of(session, tp, state);

@@ -60,10 +60,13 @@
  */
 #if TIER == 1
 #define FIELD(object, field) ((object)->field)
+#define READ_ARRAY(to, object, field)                                          \
+	__builtin_memcpy(to, (object)->field, sizeof(to))
 #define current_task() bpf_get_current_task_btf()
 #define as_tcp_sock(sk) bpf_skc_to_tcp_sock(sk)
 #else
 #define FIELD(object, field) BPF_CORE_READ(object, field)
+#define READ_ARRAY(to, object, field) BPF_CORE_READ_INTO(&(to), object, field)
 #define current_task() ((struct task_struct *)bpf_get_current_task())
 #define as_tcp_sock(sk) ((struct tcp_sock *)(sk))
 #endif

@@ -20,7 +20,8 @@ struct counts {
 	__u64 parked;	     /* sessions parked so far */
 	__u64 resolved;	     /* of these, given their owner here */
 	__u64 closing;	     /* tasks that are closing a listener */
-	__u64 full_ns;	     /* when there was no more room in open_sessions */
+	__u64 overflowed;    /* open_sessions had no room for one */
+	__u64 asked_ns;	     /* when the ring's fill was last looked at */
 	__u64 groups;	     /* numbers that were given to groups */
 	__u64 folded;	     /* sessions whose group had no room of its own */
 	__u64 uncounted;     /* values that had no room in a histogram */
@@ -55,28 +56,49 @@ GLOBAL(control, control)
 #define control (*control_at())
 #endif
 
+#if TIER == 1
 /*
- * By the socket's address, from the first state to CLOSE. Made in advance: to
- * enter a session and take it out costs a third of what it does with the
- * socket's own storage, which is for those that have no room here. Where there
- * is no such storage, user space sets the size.
+ * By the socket's address, from the first state to CLOSE: four places for all
+ * addresses that hash to the same. Not a hash map: to enter a session there, to
+ * find it each time and to take it out costs four times as much, and is refused
+ * to what interrupts the map's own work (kernel/bpf/hashtab.c,
+ * htab_lock_bucket()).
  */
+#define PLACES 4
+#define PLACES_BITS 12
+
+/* Whose they are: see number_of(). 0: free. */
+struct places {
+	__u64 numbers[PLACES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << PLACES_BITS);
+	__type(key, __u32);
+	__type(value, struct places);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PLACES << PLACES_BITS);
+	__type(key, __u32);
+	__type(value, struct session);
+} open_sessions SEC(".maps");
+
+/*
+ * Those that have no room there. Lives and dies with the socket; its only limit
+ * is the socket's own option memory (net.core.optmem_max, 20 KiB or more).
+ */
+PER_SOCKET(session, more_sessions)
+#else
+/* Where there is no storage of sockets' own, user space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__type(key, __u64);
 	__type(value, struct session);
 } open_sessions SEC(".maps");
-
-#if TIER == 1
-/* How long to leave a full open_sessions alone. */
-#define FULL_PAUSE_NS 10000000
-
-/*
- * Lives and dies with the socket; its only limit is the socket's own option
- * memory (net.core.optmem_max, 20 KiB or more).
- */
-PER_SOCKET(session, more_sessions)
 #endif
 
 /*
@@ -129,20 +151,116 @@ static __always_inline bool wanted_rport(__u16 port)
 	return !config.filter_rport || has_port(control.remote_ports, port);
 }
 
+#if TIER == 1
+/*
+ * A number for each socket. It is no pointer to the verifier, which lets none
+ * be calculated with, but takes the difference of two for a number.
+ */
+static __always_inline __u64 number_of(const struct sock *sk)
+{
+	__u64 number = (__u64)sk;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(&shared));
+	return number;
+}
+
+#define NO_PLACE ~0U
+
+static __always_inline __u32 set_of(__u64 number)
+{
+	return number * 0x9e3779b97f4a7c15ULL >> (64 - PLACES_BITS);
+}
+
+/*
+ * Where open_sessions has the session of a socket. A function that is not
+ * static the verifier goes through once, and not at each call.
+ */
+__noinline __u32 place_of(__u64 number)
+{
+	__u32 set = set_of(number);
+	struct places *found = bpf_map_lookup_elem(&places, &set);
+
+	if (!found)
+		return NO_PLACE;
+	for (int i = 0; i < PLACES; i++)
+		if (found->numbers[i] == number)
+			return set * PLACES + i;
+	return NO_PLACE;
+}
+
+/* One may be there, whose end was not seen. */
+__noinline __u32 take_place(__u64 number)
+{
+	__u32 set = set_of(number);
+	struct places *found = bpf_map_lookup_elem(&places, &set);
+
+	if (!found)
+		return NO_PLACE;
+	for (int i = 0; i < PLACES; i++)
+		if (found->numbers[i] == number)
+			return set * PLACES + i;
+	for (int i = 0; i < PLACES; i++)
+		if (!found->numbers[i] &&
+		    !__sync_val_compare_and_swap(&found->numbers[i], 0, number))
+			return set * PLACES + i;
+	return NO_PLACE;
+}
+
+/* What is in it has been read by then: the exchange is a barrier. */
+__noinline int leave_place(__u64 number)
+{
+	__u32 set = set_of(number);
+	struct places *found = bpf_map_lookup_elem(&places, &set);
+
+	if (!found)
+		return 0;
+	for (int i = 0; i < PLACES; i++)
+		if (found->numbers[i] == number)
+			__sync_lock_test_and_set(&found->numbers[i], 0);
+	return 0;
+}
+
+static __always_inline struct session *find(struct sock *sk)
+{
+	__u32 place = place_of(number_of(sk));
+	struct session *session;
+
+	session = bpf_map_lookup_elem(&open_sessions, &place);
+	if (!session && counted.overflowed)
+		session = of_socket(more_sessions, sk);
+	return session && !session->over ? session : NULL;
+}
+
+static __always_inline void forget(struct sock *sk)
+{
+	leave_place(number_of(sk));
+	if (counted.overflowed)
+		bpf_sk_storage_delete(&more_sessions, sk);
+}
+
+static __always_inline void keep(struct sock *sk, struct session *session)
+{
+	__u32 place = take_place(number_of(sk));
+	struct session *kept;
+
+	kept = bpf_map_lookup_elem(&open_sessions, &place);
+	if (kept) {
+		*kept = *session;
+		return;
+	}
+	counted.overflowed = 1;
+	if (!bpf_sk_storage_get(&more_sessions, sk, session,
+				BPF_SK_STORAGE_GET_F_CREATE))
+		__sync_fetch_and_add(&counted.lost_sessions, 1);
+}
+#else
 static __always_inline struct session *find(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 	struct session *session;
 
 	session = bpf_map_lookup_elem(&open_sessions, &key);
-	if (session && !session->over)
-		return session;
-#if TIER == 1
-	session = of_socket(more_sessions, sk);
 	return session && !session->over ? session : NULL;
-#else
-	return NULL;
-#endif
 }
 
 static __always_inline void forget(struct sock *sk)
@@ -159,30 +277,9 @@ static __always_inline void forget(struct sock *sk)
 	session = bpf_map_lookup_elem(&open_sessions, &key);
 	if (session)
 		session->over = 1;
-#if TIER == 1
-	bpf_sk_storage_delete(&more_sessions, sk);
-#endif
 }
 
-#if TIER == 1
-static __always_inline void keep(struct sock *sk, struct session *session,
-				 __u64 now)
-{
-	__u64 key = (__u64)sk;
-
-	if (now - counted.full_ns > FULL_PAUSE_NS) {
-		if (!bpf_map_update_elem(&open_sessions, &key, session,
-					 BPF_ANY))
-			return;
-		counted.full_ns = now;
-	}
-	if (!bpf_sk_storage_get(&more_sessions, sk, session,
-				BPF_SK_STORAGE_GET_F_CREATE))
-		__sync_fetch_and_add(&counted.lost_sessions, 1);
-}
-#else
-static __always_inline void keep(struct sock *sk, struct session *session,
-				 __u64 now)
+static __always_inline void keep(struct sock *sk, struct session *session)
 {
 	__u64 key = (__u64)sk;
 
@@ -191,15 +288,26 @@ static __always_inline void keep(struct sock *sk, struct session *session,
 }
 #endif
 
+/* In this time no ring is filled from where it wakes its reader. */
+#define ASK_NS 250000
+
 /* ctx: the program's own, which perf buffers take. */
-static __always_inline void send_record(void *ctx, void *record, __u32 size)
+static __always_inline void send_record(void *ctx, void *record, __u32 size,
+					__u64 now)
 {
 #if TIER <= 2
-	/* The reader comes by itself many times a second: wake it in need. */
-	__u64 flags = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >=
-				      config.wake_bytes
-			      ? BPF_RB_FORCE_WAKEUP
-			      : BPF_RB_NO_WAKEUP;
+	/*
+	 * The reader comes by itself many times a second: wake it in need. To
+	 * ask is not cheap, as all processors write there.
+	 */
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (now - counted.asked_ns > ASK_NS) {
+		counted.asked_ns = now;
+		if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >=
+		    config.wake_bytes)
+			flags = BPF_RB_FORCE_WAKEUP;
+	}
 
 	if (bpf_ringbuf_output(&events, record, size, flags))
 		__sync_fetch_and_add(&counted.lost_events, 1);

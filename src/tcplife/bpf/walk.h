@@ -33,7 +33,7 @@ static __always_inline void note_older(struct sock *sk)
 	if (!is_session(state) || find(sk))
 		return;
 	begin_older(&session, state);
-	keep(sk, &session, control.began_ns);
+	keep(sk, &session);
 }
 
 SEC("iter/tcp")

@@ -92,7 +92,12 @@ class Program:
     def variables(self) -> memoryview:
         """The variables of .bss, once loaded, as the kernel has them."""
         # Not libbpf's own mapping, which only its skeletons take to the kernel's.
-        return memoryview(mmap.mmap(self.map_fd(".bss"), self.value_size(".bss")))
+        return self.memory(".bss")
+
+    def memory(self, name: str) -> memoryview:
+        """An array that may be mapped, once loaded, as the kernel has it."""
+        size = self.value_size(name) * self.map_size(name)
+        return memoryview(mmap.mmap(self.map_fd(name), size))
 
     def set_keys(self, name: str, keys: Sequence[bytes]) -> None:
         """Has load() fill a map that is used as a set with these keys."""

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 
 from tcplife import layout, values
 from tcplife.histogram import Histogram
@@ -38,6 +39,8 @@ BATCH = 4096
 _SUM = struct.Struct("=QQQ")
 _BUCKET_KEY = struct.Struct("=" + "".join(code for _, code in layout.BUCKET_KEY))
 _COUNT = struct.Struct("=Q")
+# A bucket's key, as a number, is the bytes of its fields.
+_HOT_BUCKET = struct.Struct(_BUCKET_KEY.format + _COUNT.format[1:])
 _WORDS = struct.Struct("=4I")
 # bpf/groups.h, enum by: a bit a field, in this order
 _BY_BITS = (
@@ -113,6 +116,7 @@ class Sums:
         self._group = _struct(self._group_fields)
         self._totals = _struct(layout.STATE_TOTALS if states else layout.SESSION_TOTALS)
         self._key_of = _state_key if states else self._session_key(lookups)
+        self._hot = [program.memory(f"hot_buckets_{number}") for number in "01"]
         self._filled = 0
         self._add_other(0)
         self._add_other(1)
@@ -141,7 +145,7 @@ class Sums:
     def take(self) -> Summary:
         """What was summed up since the last time."""
         taken, self._filled = self._filled, 1 - self._filled
-        for name in ("groups", "buckets"):
+        for name in ("groups", "buckets", "hot_buckets"):
             other = self._program.map_fd(f"{name}_{self._filled}")
             # Programs that still fill the old ones have ended when this returns.
             self._library.bpf_map_update_elem(
@@ -170,14 +174,25 @@ class Sums:
                 QUANTITIES, _SUM.iter_unpack(sums)
             ):
                 _add_sums(group.quantities[name], values_count, total, most)
-        for (number, quantity, bucket), (count,) in self._drain(
-            "buckets", taken, _BUCKET_KEY, _COUNT
-        ):
+        for number, quantity, bucket, count in self._counts(taken):
             if number in groups:
                 buckets = groups[number].quantities[QUANTITIES[quantity]].buckets
                 buckets[bucket] = buckets.get(bucket, 0) + count
         self._add_other(taken)
         return summary
+
+    def close(self) -> None:
+        for memory in self._hot:
+            memory.release()
+
+    def _counts(self, number: int) -> Iterator[tuple[int, int, int, int]]:
+        """Group, quantity, bucket, and how many of its values are in that."""
+        hot = bytes(self._hot[number])
+        self._hot[number][:] = bytes(len(hot))
+        if hot.strip(b"\0"):
+            yield from filter(itemgetter(3), _HOT_BUCKET.iter_unpack(hot))
+        for key, count in self._drain("buckets", number, _BUCKET_KEY, _COUNT):
+            yield *key, *count
 
     def _drain(
         self, name: str, number: int, key: struct.Struct, value: struct.Struct

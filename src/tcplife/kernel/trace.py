@@ -125,6 +125,8 @@ class Trace:
             self._holders.close()
         if self._cgroups:
             self._cgroups.close()
+        if self.sums:
+            self.sums.close()
         self._shared.close()
         self._program.close()
 
