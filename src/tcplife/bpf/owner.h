@@ -76,6 +76,7 @@ static __always_inline void owner_from_task(struct owner *owner,
 	BPF_CORE_READ_STR_INTO(&owner->comm, task, group_leader, comm);
 }
 
+#if TIER == 1
 /* What follows the NUL is what was there before (until Linux 5.17). */
 static __always_inline void cut_at_nul(__u64 *words)
 {
@@ -93,23 +94,34 @@ static __always_inline void cut_at_nul(__u64 *words)
 	words[1] &= (nul >> 7) - 1;
 }
 
-static __always_inline void owner_from_current(struct owner *owner,
-					       struct task_struct *task)
+/*
+ * Not static: the verifier goes through it once, and not at each call. It takes
+ * pointers there since Linux 5.13.
+ */
+__noinline int owner_from_current(struct owner *owner)
 {
-#if TIER == 1
+	struct task_struct *task = current_task();
 	__u64 words[2];
 
+	if (!owner)
+		return 0;
 	/* The name of the process is that of its first thread. */
-	if (task->pid == task->tgid) {
-		owner->pid = task->tgid;
-		__builtin_memcpy(words, task->comm, sizeof(words));
-		cut_at_nul(words);
-		__builtin_memcpy(owner->comm, words, sizeof(words));
-		return;
+	if (task->pid != task->tgid) {
+		owner_from_task(owner, task);
+		return 0;
 	}
-#endif
-	owner_from_task(owner, task);
+	owner->pid = task->tgid;
+	__builtin_memcpy(words, task->comm, sizeof(words));
+	cut_at_nul(words);
+	__builtin_memcpy(owner->comm, words, sizeof(words));
+	return 0;
 }
+#else
+static __always_inline void owner_from_current(struct owner *owner)
+{
+	owner_from_task(owner, current_task());
+}
+#endif
 
 static __always_inline bool wanted_pid(__u32 pid)
 {
@@ -132,7 +144,7 @@ static __always_inline __u8 take_owner(struct owner *owner, __u8 certainty,
 	 */
 	if (as != OWNER_ACTED || certainty == OWNER_UNKNOWN ||
 	    owner->pid != FIELD(task, tgid))
-		owner_from_current(owner, task);
+		owner_from_current(owner);
 	return as;
 }
 

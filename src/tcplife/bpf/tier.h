@@ -3,7 +3,7 @@
  * How the tiers differ. What a session is stands elsewhere, once for all.
  *
  *	    attached to		 state is kept in	  records go through
- * TIER 1   tp_btf		 hash and socket storage  ring buffer
+ * TIER 1   tp_btf		 array, socket storage   ring buffer
  * TIER 2   tp_btf		 hash			  ring buffer
  * TIER 3   raw tracepoints	 hash			  perf buffers
  * TIER 4   kprobes		 hash			  perf buffers

@@ -46,7 +46,7 @@ class _Sets(ctypes.Structure):
 
 def status(field: str) -> str:
     """A field of /proc/self/status; "0" if this kernel does not have it."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         lines = [line.split() for line in file if line.startswith(f"{field}:")]
     return lines[0][1] if lines else "0"
 

@@ -47,7 +47,7 @@ class Tier:
 
 
 TIERS = (
-    Tier(1, "tp_btf, socket storage, ring buffer (Linux 5.12)"),
+    Tier(1, "tp_btf, socket storage, ring buffer (Linux 5.13)"),
     Tier(2, "tp_btf, a hash of sockets, ring buffer (Linux 5.8)"),
     Tier(3, "raw tracepoints, a hash of sockets, perf buffers (Linux 4.18)"),
     Tier(4, "kprobes, a hash of sockets, perf buffers"),
