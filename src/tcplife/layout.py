@@ -70,6 +70,7 @@ CONTROL = (
     ("round", "Q"),
     ("any_holder", "Q"),
     ("last_list", "Q"),
+    ("filled", "Q"),
     ("local_ports", "1024Q"),
     ("remote_ports", "1024Q"),
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -171,6 +173,31 @@ def test_intervals_add_up_to_the_whole(network: Network, tier: str) -> None:
     assert counts == {key: told["count"] for key, told in wanted.items()}
     assert sums == {key: told["tx_bytes"]["total"] for key, told in wanted.items()}
     assert counts.total() == ENDS
+
+
+# Of this process, which nothing keeps from going on.
+QUICK = 3000
+
+
+def test_no_value_is_lost_where_intervals_meet() -> None:
+    """A session is counted in one of them, and so are all of its figures."""
+    only = ("-p", str(os.getpid()), "--by", "pid")
+    with ours("--summary", "--json", *only, "-i", "0.1") as tracer:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(QUICK):
+                client = socket.create_connection(listener.getsockname())
+                server = listener.accept()[0]
+                client.close()
+                assert server.recv(1) == b""
+                server.close()
+        assert tracer.stop() == 0
+    pieces = objects(tracer)
+    assert len(pieces) >= 2
+    assert sum(told["count"] for told in pieces) == 2 * QUICK
+    for told in pieces:
+        for name in QUANTITIES:
+            figures = told[name]
+            assert sum(row[2] for row in figures["histogram"]) == figures["count"]
 
 
 def test_groups_without_room_become_one(network: Network) -> None:

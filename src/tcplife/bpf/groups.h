@@ -121,10 +121,11 @@ static __always_inline void count_session(const struct event *event,
 	const struct story *story = &event->story;
 	struct session_totals *totals;
 	struct session_group group;
+	__u32 set = filled_set();
 	__u32 id;
 
 	group_of(&group, event, more);
-	totals = totals_of(&group);
+	totals = totals_of(set, &group);
 	if (!totals)
 		return;
 	id = totals->id;
@@ -134,14 +135,15 @@ static __always_inline void count_session(const struct event *event,
 		__sync_fetch_and_add(&totals->retrans, story->retrans);
 	if (story->end < 9)
 		__sync_fetch_and_add(&totals->ends[story->end], 1);
-	count_quantity(totals->sums, id, LIFE_US,
+	count_quantity(set, totals->sums, id, LIFE_US,
 		       config.whole_life ? session->life_us : session->span_us);
 	if (story->connect_us != (__u64)-1)
-		count_quantity(totals->sums, id, CONNECT_US, story->connect_us);
-	count_quantity(totals->sums, id, TX_BYTES, session->tx_bytes);
-	count_quantity(totals->sums, id, RX_BYTES, session->rx_bytes);
+		count_quantity(set, totals->sums, id, CONNECT_US,
+			       story->connect_us);
+	count_quantity(set, totals->sums, id, TX_BYTES, session->tx_bytes);
+	count_quantity(set, totals->sums, id, RX_BYTES, session->rx_bytes);
 	if (story->srtt_us)
-		count_quantity(totals->sums, id, RTT_US, story->srtt_us);
+		count_quantity(set, totals->sums, id, RTT_US, story->srtt_us);
 }
 
 #endif

@@ -5,10 +5,9 @@
  * counts and sums, and of each quantity a histogram whose buckets are entries
  * of a hash: most are empty.
  *
- * There are two of each map. User space has the programs use the other one,
- * which it does by an update of an array of maps, and that waits for running
- * programs (kernel/bpf/syscall.c, maybe_wait_bpf_programs(), since 5.0). It
- * then reads and empties the first in peace.
+ * There are two sets of maps. User space has the programs use the other one
+ * (control.filled), waits for those that run, and reads and empties the first
+ * in peace.
  */
 #ifndef TCPLIFE_SUMMARY_H
 #define TCPLIFE_SUMMARY_H
@@ -35,10 +34,10 @@ struct buckets buckets_1 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__array(values, struct buckets);
-} buckets SEC(".maps") = {.values = {&buckets_0}};
+} buckets SEC(".maps") = {.values = {&buckets_0, &buckets_1}};
 
 /*
  * Most counts are of few buckets: each of those has a slot of its own, which
@@ -65,10 +64,10 @@ struct hot_buckets hot_buckets_1 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__array(values, struct hot_buckets);
-} hot_buckets SEC(".maps") = {.values = {&hot_buckets_0}};
+} hot_buckets SEC(".maps") = {.values = {&hot_buckets_0, &hot_buckets_1}};
 
 struct groups {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -83,10 +82,10 @@ struct groups groups_1 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__array(values, struct groups);
-} groups SEC(".maps") = {.values = {&groups_0}};
+} groups SEC(".maps") = {.values = {&groups_0, &groups_1}};
 
 /* Zeros to begin with, too large for the stack. */
 struct {
@@ -96,11 +95,10 @@ struct {
 	__type(value, struct TOTALS);
 } blank_totals SEC(".maps");
 
-static __always_inline void *current_map(void *maps)
+/* To be asked for once a session, or else it might be counted in both. */
+static __always_inline __u32 filled_set(void)
 {
-	__u32 key = 0;
-
-	return bpf_map_lookup_elem(maps, &key);
+	return *(volatile __u64 *)&control.filled;
 }
 
 /*
@@ -140,12 +138,12 @@ static __always_inline __u16 bucket_of(__u64 value)
 	return (shift << 6) + (value >> shift);
 }
 
-static __always_inline bool count_hot(struct bucket_key of)
+static __always_inline bool count_hot(__u32 set, struct bucket_key of)
 {
 	__u64 key =
 		of.group | (__u64)of.quantity << 32 | (__u64)of.bucket << 48;
 	__u32 slot = key * 0x9e3779b97f4a7c15ULL >> (64 - HOT_BITS);
-	void *map = current_map(&hot_buckets);
+	void *map = bpf_map_lookup_elem(&hot_buckets, &set);
 	struct hot_bucket *hot;
 	__u64 seen;
 
@@ -163,7 +161,7 @@ static __always_inline bool count_hot(struct bucket_key of)
 	return true;
 }
 
-static __always_inline void count_bucket(__u32 group, __u16 quantity,
+static __always_inline void count_bucket(__u32 set, __u32 group, __u16 quantity,
 					 __u64 value)
 {
 	struct bucket_key key = {group, quantity, bucket_of(value)};
@@ -171,9 +169,9 @@ static __always_inline void count_bucket(__u32 group, __u16 quantity,
 	__u64 *count;
 	void *map;
 
-	if (count_hot(key))
+	if (count_hot(set, key))
 		return;
-	map = current_map(&buckets);
+	map = bpf_map_lookup_elem(&buckets, &set);
 	if (!map)
 		return;
 	count = bpf_map_lookup_elem(map, &key);
@@ -202,9 +200,9 @@ static __always_inline void keep_most(__u64 *most, __u64 value)
  * What is kept of a group. One that finds no room becomes part of the group of
  * all others, which user space has put there.
  */
-static __always_inline struct TOTALS *totals_of(struct GROUP *group)
+static __always_inline struct TOTALS *totals_of(__u32 set, struct GROUP *group)
 {
-	void *map = current_map(&groups);
+	void *map = bpf_map_lookup_elem(&groups, &set);
 	struct TOTALS *totals;
 	__u32 key = 0;
 	void *blank;
@@ -233,7 +231,7 @@ static __always_inline struct TOTALS *totals_of(struct GROUP *group)
 	return totals;
 }
 
-static __always_inline void count_quantity(struct quantity_sum *sums,
+static __always_inline void count_quantity(__u32 set, struct quantity_sum *sums,
 					   __u32 group, __u16 quantity,
 					   __u64 value)
 {
@@ -241,7 +239,7 @@ static __always_inline void count_quantity(struct quantity_sum *sums,
 	__sync_fetch_and_add(&sums[quantity].total, value);
 	keep_most(&sums[quantity].most, value);
 	if (config.quantities & 1U << quantity)
-		count_bucket(group, quantity, value);
+		count_bucket(set, group, quantity, value);
 }
 
 #endif

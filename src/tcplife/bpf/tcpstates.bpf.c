@@ -94,13 +94,15 @@ static __always_inline void count_change(const struct state_event *event)
 {
 	struct state_group group = {.oldstate = event->states.oldstate,
 				    .newstate = event->states.newstate};
-	struct state_totals *totals = totals_of(&group);
+	__u32 set = filled_set();
+	struct state_totals *totals = totals_of(set, &group);
 
 	if (!totals)
 		return;
 	__sync_fetch_and_add(&totals->changes, 1);
 	if (!event->first)
-		count_quantity(totals->sums, totals->id, 0, event->span_us);
+		count_quantity(set, totals->sums, totals->id, 0,
+			       event->span_us);
 }
 #endif
 

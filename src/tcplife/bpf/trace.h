@@ -36,6 +36,7 @@ struct control {
 	__u64 round;	  /* of walks over open files */
 	__u64 any_holder; /* in this walk */
 	__u64 last_list;  /* what is listed now is not told again */
+	__u64 filled;	  /* which of two sets of maps is added to */
 	__u64 local_ports[1024]; /* a bit a port */
 	__u64 remote_ports[1024];
 };

@@ -29,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tcplife.kernel.shared import Shared
     from tcplife.sinks.rows import Lookups
     from tcplife.summary import Group, Key
 
@@ -106,10 +107,16 @@ class Sums:
     """The kernel side's two sets of maps, of which it fills one."""
 
     def __init__(
-        self, library: Library, program: Program, request: Request, lookups: Lookups
+        self,
+        library: Library,
+        program: Program,
+        shared: Shared,
+        request: Request,
+        lookups: Lookups,
     ) -> None:
         self._library = library
         self._program = program
+        self._shared = shared
         self._request = request
         states = request.states
         self._group_fields = layout.STATE_GROUP if states else layout.SESSION_GROUP
@@ -145,12 +152,8 @@ class Sums:
     def take(self) -> Summary:
         """What was summed up since the last time."""
         taken, self._filled = self._filled, 1 - self._filled
-        for name in ("groups", "buckets", "hot_buckets"):
-            other = self._program.map_fd(f"{name}_{self._filled}")
-            # Programs that still fill the old ones have ended when this returns.
-            self._library.bpf_map_update_elem(
-                self._program.map_fd(name), bytes(4), other.to_bytes(4, "little"), 0
-            )
+        self._shared.set("filled", self._filled)
+        self._wait_for_programs()
         summary = Summary(self._request.by)
         groups: dict[int, Group] = {}
         names = [name for name, _ in self._group_fields]
@@ -180,6 +183,17 @@ class Sums:
                 buckets[bucket] = buckets.get(bucket, 0) + count
         self._add_other(taken)
         return summary
+
+    def _wait_for_programs(self) -> None:
+        """Those that run now have ended when this returns.
+
+        As after any update of an array of maps (kernel/bpf/syscall.c,
+        maybe_wait_bpf_programs(), since 5.0): this one changes nothing.
+        """
+        same = self._program.map_fd("groups_0").to_bytes(4, "little")
+        maps = self._program.map_fd("groups")
+        if self._library.bpf_map_update_elem(maps, bytes(4), same, 0):
+            raise LoadError(f"map groups: {reason()}")
 
     def close(self) -> None:
         for memory in self._hot:

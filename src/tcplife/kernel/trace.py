@@ -338,7 +338,9 @@ class Trace:
             from tcplife.kernel.summing import Sums
 
             lookups = {"cgroup_path": self.cgroup_path}
-            self.sums = Sums(self._library, self._program, self._request, lookups)
+            self.sums = Sums(
+                self._library, self._program, self._shared, self._request, lookups
+            )
         if self._scope != NEW:
             from tcplife.kernel.walk import Walks
 
