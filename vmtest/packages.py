@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from vmtest import cpio
 
-FRESH = 12 * 3600.0  # seconds for which an index is good enough
+FRESH = 3600.0  # seconds for which an index is good enough
 
 
 class PackageError(Exception):

@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -23,10 +24,18 @@ Made = TypeVar("Made")
 
 TRACING = Path("/sys/kernel/tracing")
 CHANGE = re.compile(
-    r" (\d+\.\d+): inet_sock_set_state: .*"
+    r"-(\d+) +\[\d+\] .* (\d+\.\d+): inet_sock_set_state: .*"
     r"sport=(\d+) dport=(\d+) saddr=(\S+) daddr=(\S+) "
 )
 TRIES = 5
+
+
+class Hidden(UserWarning):
+    pass
+
+
+def threads() -> set[str]:
+    return {path.name for path in Path("/proc/1/task").iterdir()}
 
 
 @functools.cache
@@ -37,10 +46,9 @@ def watching() -> Path | None:
     instance = TRACING / "instances" / f"tcplife-test-{os.getpid()}"
     instance.mkdir()
     atexit.register(instance.rmdir)
-    threads = " ".join(path.name for path in Path("/proc/1/task").iterdir())
     (instance / "trace_clock").write_text("mono")
     (instance / "options/event-fork").write_text("1")
-    (instance / "set_event_pid").write_text(threads)
+    (instance / "set_event_pid").write_text(" ".join(threads()))
     (instance / "buffer_size_kb").write_text("4096")
     (instance / "events/sock/inet_sock_set_state/enable").write_text("1")
     return instance
@@ -58,11 +66,19 @@ class Blind:
         if self._instance is None:
             return []
         text = (self._instance / "trace").read_text()
+        protected = threads()  # what they started is not
         return [
             (laddr, int(lport), raddr, int(rport))
-            for at, lport, rport, laddr, raddr in CHANGE.findall(text)
-            if float(at) >= self._since
+            for thread, at, lport, rport, laddr, raddr in CHANGE.findall(text)
+            if float(at) >= self._since and thread in protected
         ]
+
+    def tell(self, what: Callable[..., object]) -> None:
+        """That it is run once more, and why."""
+        name = f"{what.__module__}.{what.__qualname__}"
+        warnings.warn(
+            f"{name}: again, this kernel hid {self.keys()}", Hidden, stacklevel=2
+        )
 
 
 def again_if_blind(test: Test) -> Test:
@@ -77,6 +93,7 @@ def again_if_blind(test: Test) -> Test:
             except Exception:
                 if not blind.keys():
                     raise
+            blind.tell(test)
             if isinstance(folder := fixtures.get("tmp_path"), Path):
                 fixtures["tmp_path"] = folder / f"again-{n}"
                 (folder / f"again-{n}").mkdir()
@@ -100,11 +117,13 @@ def played_again_if_blind(
             except Exception:
                 if not blind.keys():
                     raise
+                blind.tell(fixture)
                 continue
             if not blind.keys():
                 yield made
                 yield from playing
                 return
+            blind.tell(fixture)
             next(playing, None)
         yield from fixture(**fixtures)
 

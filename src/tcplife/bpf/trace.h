@@ -217,7 +217,8 @@ __noinline int leave_place(__u64 number)
 		return 0;
 	for (int i = 0; i < PLACES; i++)
 		if (found->numbers[i] == number)
-			__sync_lock_test_and_set(&found->numbers[i], 0);
+			__sync_val_compare_and_swap(&found->numbers[i], number,
+						    0);
 	return 0;
 }
 
@@ -250,8 +251,10 @@ static __always_inline void keep(struct sock *sk, struct session *session)
 		return;
 	}
 	counted.overflowed = 1;
-	if (!bpf_sk_storage_get(&more_sessions, sk, session,
-				BPF_SK_STORAGE_GET_F_CREATE))
+	kept = add_to_socket(more_sessions, sk);
+	if (kept)
+		*kept = *session;
+	else
 		__sync_fetch_and_add(&counted.lost_sessions, 1);
 }
 #else
