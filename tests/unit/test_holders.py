@@ -177,6 +177,15 @@ def test_what_is_taken_meanwhile_is_left(proc: FakeProc) -> None:
     assert search.holders.found == 0
 
 
+def test_a_cgroup_that_cannot_be_seen(proc: FakeProc, tmp_path: Path) -> None:
+    proc.process(100, "socket:[55]")
+    (tmp_path / "cgroup/box-100").rmdir()
+    search = Search(STORY)
+    search.map.park(80, inode=55, pid=0, comm=b"")
+    (record,) = search()
+    assert (record["pid"], record["cgroup"]) == (100, 0)
+
+
 def test_another_socket_at_that_address(
     proc: FakeProc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +242,7 @@ def test_a_container_is_not_searched(
 def test_a_process_that_is_gone(
     proc: FakeProc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its descriptors are read, within, or before its name is."""
+    """Before its name is read: its end closes the socket, and the kernel side tells."""
     proc.process(100, "socket:[55]")
     search = Search()
     search.map.park(80, inode=55, pid=3, comm=b"acted")
@@ -245,7 +254,10 @@ def test_a_process_that_is_gone(
         return target
 
     monkeypatch.setattr(os, "readlink", fake_readlink)
-    (record,) = search()
+    assert search() == []
+    assert len(search.map) == 1
+    monkeypatch.setattr(os, "readlink", real)
+    (record,) = search(last=True)
     assert (record["pid"], record["comm"]) == (3, b"acted")
 
 

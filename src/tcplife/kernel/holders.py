@@ -26,6 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.kernel.shared import Shared
 
+    # Its PID, name, and struct owner_more.
+    Process = tuple[int, bytes, bytes]
+
 # How much of one processor searching may take.
 SHARE = 0.02
 # Seconds between searches that find nothing: at first, and at most.
@@ -164,7 +167,9 @@ class InProc(Holders):
         holders, all_seen = _holders(inodes)
         for key, value in parked:
             pids = holders.get(_inode(value), ())
-            if not pids and not last:
+            # While its session waits: if it ends now, the kernel side is who can tell.
+            holder = _process(min(pids)) if pids else None
+            if not holder and not last:
                 continue
             # One of several that could tell its owner does: who takes it out. By now
             # another socket may be at that address.
@@ -176,7 +181,8 @@ class InProc(Holders):
             if _inode(value) and not pids and not all_seen:
                 self.blind += 1
             size = self._wire.stride - FRAME.size
-            record = self._record(value[:size], value[size : -_REST.size], pids)
+            event, more = value[:size], value[size : -_REST.size]
+            record = self._record(event, more, pids, holder)
             if record is not None:
                 yield memoryview(record)
 
@@ -198,18 +204,16 @@ class InProc(Holders):
         return keys
 
     def _record(
-        self, event: bytes, more: bytes, pids: Iterable[int]
+        self, event: bytes, more: bytes, pids: Iterable[int], holder: Process | None
     ) -> bytearray | None:
         """The framed record with its owner, if that one is wanted."""
         framed = bytearray(FRAME.size) + event
         record = Struct(memoryview(framed)[FRAME.size :], self._wire.fields.items())
         pid, comm = OWNER.unpack(record.get("owner"))
         # Who acted on the socket before, if it still holds it; else, who does.
-        if pids and pid not in pids:
-            found = _process(min(pids))
-            if found:
-                pid, comm, more = found
-                record.set("owner", OWNER.pack(pid, comm))
+        if holder and pid not in pids:
+            pid, comm, more = holder
+            record.set("owner", OWNER.pack(pid, comm))
         wanted = self._wanted
         if wanted.pids and pid not in wanted.pids:
             return None
@@ -269,8 +273,8 @@ def _targets(folder: str) -> Iterator[str]:
             continue
 
 
-def _process(pid: int) -> tuple[int, bytes, bytes] | None:
-    """Its PID, name, and struct owner_more; None if it is gone."""
+def _process(pid: int) -> Process | None:
+    """None if it is gone."""
     try:
         with open(f"{PROC}/{pid}/comm", "rb") as file:
             comm = file.read().removesuffix(b"\n")
@@ -278,12 +282,17 @@ def _process(pid: int) -> tuple[int, bytes, bytes] | None:
             status = dict(line.split(b":", 1) for line in file if b":" in line)
         with open(f"{PROC}/{pid}/cgroup", "rb") as file:
             paths = [line[3:-1] for line in file if line.startswith(b"0::")]
-        root = cgroups.mount_point()
-        cgroup = os.stat(root + os.fsdecode(paths[0])).st_ino if root and paths else 0
     except OSError:
         return None
-    return (
-        pid,
-        comm,
-        _MORE.pack(cgroup, int(status[b"Uid"].split()[0]), int(status[b"PPid"])),
-    )
+    cgroup = _cgroup(os.fsdecode(paths[0])) if paths else 0
+    uid, ppid = int(status[b"Uid"].split()[0]), int(status[b"PPid"])
+    return pid, comm, _MORE.pack(cgroup, uid, ppid)
+
+
+def _cgroup(path: str) -> int:
+    """Its ID; 0 if it cannot be seen from here."""
+    try:
+        root = cgroups.mount_point()
+        return os.stat(root + path).st_ino if root else 0
+    except OSError:
+        return 0
