@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -15,46 +16,55 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyte
 import pytest
 
 from .tracer import OURS, PATIENCE
 
-CONTROL = re.compile(rb"\x1b(?:\[[0-9;?]*[a-zA-Z]|[()][A-Z0-9]|[=>])")
-
 
 class Terminal:
-    """A terminal with the tool in it; `text` is all that it has written."""
+    """A terminal with the tool in it.
+
+    text: all that the tool has written. screen: what is to be seen.
+    """
 
     def __init__(self, *options: str) -> None:
         self._master, slave = pty.openpty()
-        self.resize(40, 140)
         self.settings = termios.tcgetattr(slave)
         self.slave = slave
         self.text = b""
+        self.resize(40, 140)
         self.process = subprocess.Popen(
             [*OURS, "--summary", "-i", "0.2", *options],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            env={**os.environ, "TERM": "xterm"},
+            env={**os.environ, "TERM": "screen"},
         )
 
     def resize(self, lines: int, columns: int) -> None:
         size = struct.pack("HHHH", lines, columns, 0, 0)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display)
 
     def read(self) -> None:
         ready, _, _ = select.select([self._master], [], [], 0.05)
         if ready:
-            self.text += os.read(self._master, 65536)
+            written = os.read(self._master, 65536)
+            self.text += written
+            self._stream.feed(written)
 
-    def wait_for(self, wanted: str) -> None:
-        """Until it is written, from now on."""
-        self.text = b""
+    def wait_for(self, *wanted: str) -> None:
+        """Until all of these regular expressions are on the screen."""
         deadline = time.monotonic() + PATIENCE
-        while wanted.encode() not in CONTROL.sub(b"", self.text):
-            assert time.monotonic() < deadline, self.text
+        while not all(re.search(one, self.screen) for one in wanted):
+            assert time.monotonic() < deadline, self.screen
             self.read()
 
     def press(self, key: str) -> None:
@@ -107,12 +117,33 @@ def test_frames_sorting_grouping_and_quitting(root: None) -> None:
         assert b"COMM" in shown.text[shown.text.rfind(b"\x1b[?1049l") :]
 
 
+def test_the_histogram_asked_for_comes_back(root: None) -> None:
+    """After the table, which has its percentiles as well."""
+    pid = str(os.getpid())
+    with terminal("--hist", "tx", "-p", pid, "--by", "pid") as shown:
+        shown.wait_for("waiting")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            server = listener.accept()[0]
+            client.sendall(bytes(100))
+            client.close()
+            while server.recv(1000):
+                pass
+            server.close()
+        shown.press("t")
+        shown.wait_for(rf"(?m)pid = {pid}$", "bytes +: count", "64 -> 127 +: 1 ")
+        shown.press("h")
+        shown.wait_for("PID +COUNT +/S +FAIL +P50_MS", rf"{pid} +2 +\S+ +0 +\d")
+        shown.press("h")
+        shown.wait_for("bytes +: count", "64 -> 127 +: 1 ")
+
+
 def test_it_takes_the_terminals_new_size(root: None) -> None:
     with terminal() as shown:
         shown.wait_for("COMM")
         shown.resize(10, 60)
         os.kill(shown.process.pid, signal.SIGWINCH)
-        shown.wait_for("by count, the last interval")
+        shown.wait_for(r"\Aby count, the last interval .*\n\n *COMM")
         shown.press("q")
         assert shown.end() == 0
 

@@ -20,6 +20,7 @@ class Live:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._hist = view.hist or "ms"
         self._orders = list(ORDERS)
         self._total: Summary | None = None
         self._piece: Summary | None = None
@@ -106,6 +107,6 @@ class Live:
         elif key == ord("t"):
             self._whole = not self._whole
         elif key == ord("h"):
-            self._view.hist = None if self._view.hist else "ms"
+            self._view.hist = None if self._view.hist else self._hist
         elif key == ord(" "):
             self._paused = not self._paused

@@ -40,11 +40,16 @@ class View:
         self.figures = shown.STATE_FIGURES if states else shown.SESSION_FIGURES
 
     def quantities(self) -> tuple[str, ...]:
+        """Those whose distributions it shows."""
         if self.states:
             return ("ms",)
         if self.json:
             return summaries.QUANTITIES
         return (self.hist,) if self.hist else TABLE
+
+    def any_quantities(self) -> tuple[str, ...]:
+        """If it may be changed from a histogram to the table, and back."""
+        return tuple(dict.fromkeys((*self.quantities(), *TABLE)))
 
     def lines(self, summary: Summary, moment: float, repeated: bool) -> Iterator[str]:
         """moment: seconds since 1970. repeated: there are more to come."""
@@ -97,12 +102,14 @@ def summarize(
     states = wire.sender == "tcpstates"
     view = View(options, states)
     by = summaries.STATE_BY if states else options.by
-    request = Request(wire.sender, by, view.quantities(), options.max_groups)
+    quantities = view.quantities()
     live: Live | None = None
     if options.interval and not options.json and _is_terminal():
         from tcplife.cli.live import Live
 
         live = Live(view)
+        quantities = view.any_quantities()
+    request = Request(wire.sender, by, quantities, options.max_groups)
     stop = common.stop_from(options, requests=scope == "all")
     with Trace(
         wire,
