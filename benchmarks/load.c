@@ -36,12 +36,14 @@
  * Together they have room for more than net.ipv4.tcp_max_tw_buckets.
  */
 #define DESTINATIONS 200
+#define MAX_DESTINATIONS 1000000
 
 struct options {
 	int64_t sessions; /* 0: until the time is over */
 	double seconds;	  /* 0: until the sessions are done */
 	double rate;	  /* sessions a second; 0: flat out */
 	uint16_t port;	  /* 0: the kernel picks one */
+	uint32_t destinations;
 };
 
 static int64_t now_ns(void)
@@ -143,7 +145,7 @@ static int64_t drive(const struct options *opt, uint16_t port, int64_t start)
 			sleep_until(start + (int64_t)(i * interval));
 		if (now_ns() >= end)
 			break;
-		host = INADDR_LOOPBACK + i % DESTINATIONS;
+		host = INADDR_LOOPBACK + i % opt->destinations;
 		addr.sin_addr.s_addr = htonl(host);
 		one_session(&addr);
 	}
@@ -198,10 +200,10 @@ static double number(const char *text, double max)
 
 static struct options parse(int argc, char **argv)
 {
-	struct options opt = {0};
+	struct options opt = {.destinations = DESTINATIONS};
 	int c;
 
-	while ((c = getopt(argc, argv, "n:s:r:l:")) != -1) {
+	while ((c = getopt(argc, argv, "n:s:r:l:d:")) != -1) {
 		switch (c) {
 		case 'n':
 			opt.sessions = number(optarg, MAX_SESSIONS);
@@ -215,19 +217,23 @@ static struct options parse(int argc, char **argv)
 		case 'l':
 			opt.port = number(optarg, UINT16_MAX);
 			break;
+		case 'd':
+			opt.destinations = number(optarg, MAX_DESTINATIONS);
+			break;
 		default:
 			goto usage;
 		}
 	}
-	if (optind == argc && (opt.sessions || opt.seconds))
+	if (optind == argc && (opt.sessions || opt.seconds) && opt.destinations)
 		return opt;
 usage:
-	fprintf(stderr,
-		"usage: load {-n SESSIONS | -s SECONDS} [-r RATE] [-l PORT]\n"
-		"  -n  stop after so many sessions\n"
-		"  -s  stop after so many seconds\n"
-		"  -r  sessions a second; 0, the default, is flat out\n"
-		"  -l  the server's port; 0, the default, picks one\n");
+	fprintf(stderr, "usage: load {-n SESSIONS | -s SECONDS} [-r RATE] [-l "
+			"PORT] [-d N]\n"
+			"  -n  stop after so many sessions\n"
+			"  -s  stop after so many seconds\n"
+			"  -r  sessions a second; 0, the default, is flat out\n"
+			"  -l  the server's port; 0, the default, picks one\n"
+			"  -d  destinations, in 127/8\n");
 	exit(2);
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,3 @@ def frames(batches: Iterable[Batch]) -> list[tuple[int, bytes]]:
         for each in batches
         for at in range(0, len(each.data), stride)
     ]
-
-
-def size_of(path: Path) -> int:
-    return os.stat(path).st_size

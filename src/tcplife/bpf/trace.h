@@ -189,17 +189,15 @@ __noinline __u32 place_of(__u64 number)
 	return NO_PLACE;
 }
 
-/* One may be there, whose end was not seen. */
 __noinline __u32 take_place(__u64 number)
 {
 	__u32 set = set_of(number);
 	struct places *found = bpf_map_lookup_elem(&places, &set);
+	__u32 place = place_of(number);
 
-	if (!found)
-		return NO_PLACE;
-	for (int i = 0; i < PLACES; i++)
-		if (found->numbers[i] == number)
-			return set * PLACES + i;
+	/* One may be there, whose end was not seen. */
+	if (!found || place != NO_PLACE)
+		return place;
 	for (int i = 0; i < PLACES; i++)
 		if (!found->numbers[i] &&
 		    !__sync_val_compare_and_swap(&found->numbers[i], 0, number))
