@@ -27,9 +27,6 @@ BTF = "/sys/kernel/btf"
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 
-AGAIN = 2
-
-
 def tell(**what: Any) -> None:
     # On a line of its own, however the output before it has ended.
     print(f"\n{MARK}{json.dumps(what)}", flush=True)
@@ -57,32 +54,20 @@ class Counter:
 
 
 def run(step: Step) -> Verdict:
-    """Once more, AGAIN times at most, if it fails and the kernel left out programs."""
     import pytest
 
     began = time.monotonic()
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider"]
-    again = 0
-    while True:
-        before = missed_by_kernel()
-        counter = Counter()
-        status = pytest.main([*options, *step.tests], plugins=[counter])
-        if not status or missed_by_kernel() == before or again == AGAIN:
-            break
-        again += 1
+    counter = Counter()
+    status = pytest.main(
+        ["-q", "--tb=short", "-p", "no:cacheprovider", *step.tests], plugins=[counter]
+    )
     return Verdict(
         step.name,
         counter.passed,
         counter.failed or int(status != 0),
         counter.rows,
-        again,
         round(time.monotonic() - began, 1),
     )
-
-
-def missed_by_kernel() -> int:
-    tracer = sys.modules.get("kernel.tracer")  # once a test has imported it
-    return tracer.Misses.total if tracer else 0
 
 
 def run_apart(step: Step) -> None:
@@ -91,7 +76,7 @@ def run_apart(step: Step) -> None:
     if child := os.fork():
         _, status = os.waitpid(child, 0)
         if status:
-            tell(verdict=Verdict(step.name, 0, 1, [], 0, 0.0))
+            tell(verdict=Verdict(step.name, 0, 1, [], 0.0))
         return
     status = 1
     try:

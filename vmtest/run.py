@@ -187,7 +187,6 @@ def report(guest: Guest, result: boot.Boot, wanted: int) -> bool:
             tests = f"{verdict.failed} FAILED, {verdict.passed}"
         told = {
             "step": verdict.step,
-            "again": verdict.again or "",
             "tests": tests,
             "seconds": verdict.seconds,
         }

@@ -30,6 +30,7 @@ STEPS = (
     Step("tiers", (PLAIN, f"{CASES}/test_tiers.py"), ci=True),
     Step("check", (PLAIN, f"{CASES}/test_check.py"), ci=True),
     Step("no BTF", (PLAIN, f"{CASES}/test_no_btf.py"), ci=True, setting=NO_BTF),
+    Step("busy", (PLAIN, "tests/kernel/test_busy.py"), ci=True),
     Step("tcplife", ("tests/kernel/test_sessions.py",), ci=False),
     Step("tcpstates", ("tests/kernel/test_states.py",), ci=False),
     # The last ones: there is no way back.
@@ -65,13 +66,12 @@ COUNTED = ("sessions", "changes")
 
 
 class Verdict(NamedTuple):
-    """How a step went. again: how often it was run once more."""
+    """How a step went."""
 
     step: str
     passed: int
     failed: int
     rows: list[Rows]
-    again: int
     seconds: float
 
     @property

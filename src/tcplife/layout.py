@@ -46,7 +46,8 @@ CONFIG = (
     ("filter_uid", "B"),
     ("filter_netns", "B"),
     ("filter_cgroup", "B"),
-    ("unused", "7s"),
+    ("never", "B"),
+    ("unused", "6s"),
 )
 
 COUNTS = (

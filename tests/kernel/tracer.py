@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -70,16 +69,6 @@ def parse_peer(line: str) -> Row | None:
         float(rx) * 1024,
         local.version,
     )
-
-
-class Misses:
-    """What the kernel has not run of the programs of tools that were stopped here.
-
-    It doesn't run a program while that is running on the same processor, interrupted or
-    preempted (kernel/trace/bpf_trace.c: __bpf_trace_run()), and counts that.
-    """
-
-    total = 0
 
 
 class Tracer:
@@ -146,18 +135,7 @@ class Tracer:
             reader.join()
         return status
 
-    def missed(self) -> int:
-        """See Misses. Each program counts by itself."""
-        counts = []
-        for each in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
-                text = each.read_text()
-                counts += re.findall(r"^recursion_misses:\t(\d+)$", text, re.MULTILINE)
-        return sum(map(int, counts))
-
     def stop(self, number: int = signal.SIGINT) -> int:
-        with suppress(OSError):  # it may have ended by itself
-            Misses.total += self.missed()
         self.process.send_signal(number)
         return self.finish()
 

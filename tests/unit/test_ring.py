@@ -120,8 +120,10 @@ def test_a_record_being_written_stops_the_read(kernel: FakeKernel) -> None:
     assert ring.read() == pack(session(0))
     assert not ring.read()
     assert not ring.read()
+    assert ring.unread() == 2
     kernel.write(frame(session(1)), at=busy)
     assert ring.read() == pack(session(1), session(2))
+    assert ring.unread() == 0
 
 
 # Where positions of the ring are more than 32 bits.
@@ -189,15 +191,17 @@ class FakeLibrary:
         self.freed = True
 
 
-def test_libbpf_walks_the_ring_where_barriers_are_needed() -> None:
+def test_libbpf_walks_the_ring_where_barriers_are_needed(kernel: FakeKernel) -> None:
     sessions = [session(number) for number in range(CHUNK + 1)]
     library: Any = FakeLibrary([frame(one) for one in sessions])
-    ring = LibraryRing(library, 99, SESSION.stride)
+    ring = LibraryRing(library, kernel.fd, SESSION.stride)
     first = ring.read()
     assert first == pack(*sessions[:CHUNK])
     assert ring.read() == pack(*sessions[CHUNK:])
     assert not ring.read()
     assert first == pack(*sessions[:CHUNK])
+    kernel.write(frame(session(0), BUSY))
+    assert ring.unread() == 1
     ring.close()
     assert library.freed
 

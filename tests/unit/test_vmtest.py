@@ -389,7 +389,7 @@ def guest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> boot.
     return boot.boot("amd64", Path("vmlinuz"), Path("initramfs"), 2.0)
 
 
-GOOD = '{"verdict": ["tiers", 3, 0, [["sessions", 1, 354, 354, 0]], 0, 1.5]}'
+GOOD = '{"verdict": ["tiers", 3, 0, [["sessions", 1, 354, 354, 0]], 1.5]}'
 
 
 def test_verdicts_are_read_among_other_lines(
@@ -431,12 +431,12 @@ def test_a_guest_that_hangs_is_ended(
 @pytest.mark.parametrize(
     ("verdict", "good"),
     [
-        (steps.Verdict("x", 1, 0, [], 0, 1.0), True),
-        (steps.Verdict("x", 0, 0, [], 0, 1.0), False),
-        (steps.Verdict("x", 1, 1, [], 0, 1.0), False),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 5, 5, 1)], 0, 1.0), True),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 4, 5, 0)], 0, 1.0), False),
-        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 0, 0, 0)], 0, 1.0), False),
+        (steps.Verdict("x", 1, 0, [], 1.0), True),
+        (steps.Verdict("x", 0, 0, [], 1.0), False),
+        (steps.Verdict("x", 1, 1, [], 1.0), False),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 5, 5, 1)], 1.0), True),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 4, 5, 0)], 1.0), False),
+        (steps.Verdict("x", 1, 0, [steps.Rows("sessions", 1, 0, 0, 0)], 1.0), False),
     ],
 )
 def test_what_is_good(verdict: steps.Verdict, good: bool) -> None:
@@ -445,7 +445,7 @@ def test_what_is_good(verdict: steps.Verdict, good: bool) -> None:
 
 def test_ci_runs_less() -> None:
     names = [step.name for step in steps.chosen(None, ci=True)]
-    assert names == ["tiers", "check", "no BTF", "lockdown"]
+    assert names == ["tiers", "check", "no BTF", "busy", "lockdown"]
     assert [step.name for step in steps.chosen("tcplife", ci=False)] == ["tcplife"]
     # There is no way back from a lockdown.
     settings = [step.setting for step in steps.STEPS]

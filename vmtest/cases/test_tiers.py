@@ -1,8 +1,7 @@
 """Owner and bytes of each session, and the order of its states, on each tier.
 
 All sessions are played once, under both tools in each tier. A session that came out
-wrong is played again where the kernel may be to blame for it; see may_play_again(). How
-many were is told.
+wrong in tier 4 is played again: see Tools.may_play_again(). How many were is told.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class Tools:
         self._feed = Feed(self.tcpstates, [*hosts, "::"])
         self.late: set[Key] = set()
         self.statuses: list[int] = []
-        self.missed_at_end = 0
 
     def wait_for(self, ends: list[End], deadline: float) -> None:
         """Until all of these ends are told of, while those that are held still are."""
@@ -83,21 +81,13 @@ class Tools:
     def may_play_again(self) -> bool:
         """Whether it may be wrong, now and then, for a reason that is not its own.
 
-        - The kernel runs no program while that is running on the same processor: see
-          kernel/tracer.py.
-        - It runs none for a kprobe while it runs one for any on the same processor
-          (trace_call_bpf()), which before 6.7 or so it does not count: tier 4.
-
-        A program takes a hundred times as long here as on a real processor.
+        The kernel runs no program for a kprobe while it runs one for any on the same
+        processor (kernel/trace/bpf_trace.c, trace_call_bpf()). A program takes a
+        hundred times as long here as on a real processor.
         """
-        return self.tier == 4 or self.missed() > 0
-
-    def missed(self) -> int:
-        """How many programs the kernel has not run."""
-        return self.tcplife.missed() + self.tcpstates.missed()
+        return self.tier == 4
 
     def stop(self) -> None:
-        self.missed_at_end = self.missed()
         self.statuses = [tool.stop() for tool in (self.tcplife, self.tcpstates)]
 
     @property
@@ -189,8 +179,8 @@ def check(
     what: str, traced: Traced, tier: int, ends: int, wrong: Wrong, record: Record
 ) -> None:
     bad = sum(map(len, wrong.values()))
-    record(what, (tier, ends - bad, ends, traced.again))
-    print(f"not run by the kernel: {traced.tools[tier].missed_at_end}")
+    again = traced.again if traced.tools[tier].may_play_again() else 0
+    record(what, (tier, ends - bad, ends, again))
     lines = [f"{case}: {each}" for case, several in wrong.items() for each in several]
     assert not wrong, "\n".join(lines)
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The programs on state changes, and how one on a socket's end is declared.
- * They call on_change(), which the program that includes this has defined
- * before, once for each change.
+ * The programs on state changes and on a socket's end. They call on_change()
+ * and on_destroy(), which who includes this has defined before: once, and
+ * seldom again.
  */
 #ifndef TCPLIFE_CHANGES_H
 #define TCPLIFE_CHANGES_H
@@ -17,64 +17,128 @@
 #define TRACEPOINT(name) SEC("tp_btf/" name)
 #endif
 
-/* The change that was last seen on this processor: by a softirq, by a task. */
-struct change {
-	__u64 sk;
-	__u64 newstate;
-};
-
+/* called_change. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct change);
-} last_changes SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} called SEC(".maps");
 
-static __always_inline struct change *last_change(bool by_task)
-{
-	__u32 key = by_task;
-
-	return bpf_map_lookup_elem(&last_changes, &key);
-}
-
+/*
+ * Attached to nothing: those below call it, and may while it runs already on
+ * the same processor. So it must not have the private stack, one a processor,
+ * that programs have since Linux 6.13: what has a tail call does without it
+ * (kernel/bpf/verifier.c, check_max_stack_depth()).
+ */
 TRACEPOINT("inet_sock_set_state")
-int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
+int BPF_PROG(called_change, struct sock *sk, int oldstate, int newstate)
 {
-	bool by_task = acting(sk);
-	struct change *last = last_change(by_task);
-
-	/* The tracepoint serves SCTP, DCCP and MPTCP sockets, too. */
-	if (BITS(sk, sk_protocol) != IPPROTO_TCP || !last)
-		return 0;
-	last->sk = (__u64)sk;
-	last->newstate = newstate;
-	on_change(ctx, sk, oldstate, newstate, by_task);
+	if (config.never)
+		bpf_tail_call(ctx, &called, 0);
+	on_change(ctx, sk, oldstate, newstate, acting(sk));
 	return 0;
 }
 
 /*
- * A program isn't run while it runs already on the same processor
- * (kernel/trace/bpf_trace.c, __bpf_trace_run(), since 6.2). An interrupt in the
- * program above may bring a batch of packets, and with them hundreds of changes
- * that it is not run for; since Linux 7, which runs programs preemptibly, so
- * may another task. Those are for this one; and what interrupts it is seen
- * above.
+ * The change that was last seen of those that a task makes, or a softirq on a
+ * processor; several may share an entry.
  */
-TRACEPOINT("inet_sock_set_state")
-int BPF_PROG(interrupted, struct sock *sk, int oldstate, int newstate)
-{
-	bool by_task = acting(sk);
-	struct change *last = last_change(by_task);
+#define MAKERS_BITS 10
 
-	if (BITS(sk, sk_protocol) == IPPROTO_TCP && last &&
-	    (last->sk != (__u64)sk || last->newstate != (__u64)newstate))
-		on_change(ctx, sk, oldstate, newstate, by_task);
-	return 0;
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 << MAKERS_BITS);
+	__type(key, __u32);
+	__type(
+		value, struct {
+			__u64 change;
+			__u64 unused[7]; /* the rest of its line in the cache */
+		});
+} last_changes SEC(".maps");
+
+static __always_inline __u64 *last_change(const struct sock *sk)
+{
+	__u32 key =
+		acting(sk)
+			? 1 << MAKERS_BITS |
+				  hash_of(bpf_get_current_task(), MAKERS_BITS)
+			: bpf_get_smp_processor_id() & ((1 << MAKERS_BITS) - 1);
+
+	return bpf_map_lookup_elem(&last_changes, &key);
 }
 
-#define ON_DESTROY(ctx, sk)                                                    \
-	TRACEPOINT("tcp_destroy_sock")                                         \
-	int BPF_PROG(tcp_destroy_sock, struct sock *sk)
+enum position {
+	FIRST,
+	BETWEEN,
+	LAST
+};
+
+/* Has a program before, of these on the same change, seen it? */
+static __always_inline bool seen(const struct sock *sk, int newstate,
+				 enum position position)
+{
+	__u64 change = number_of(sk) << 4 | newstate;
+	__u64 *last = last_change(sk);
+	bool seen;
+
+	/* The tracepoint serves SCTP, DCCP and MPTCP sockets, too. */
+	if (BITS(sk, sk_protocol) != IPPROTO_TCP || !last)
+		return true;
+	seen = position != FIRST && *last == change;
+	*last = position == LAST ? 0 : change;
+	return seen;
+}
+
+#define ON_CHANGE(name, position)                                              \
+	TRACEPOINT("inet_sock_set_state")                                      \
+	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)        \
+	{                                                                      \
+		if (!seen(sk, newstate, position))                             \
+			bpf_tail_call(ctx, &called, 0);                        \
+		return 0;                                                      \
+	}
+
+/* Attached in this order. */
+ON_CHANGE(change, FIRST)
+
+/*
+ * A program isn't run while it runs already on the same processor
+ * (kernel/trace/bpf_trace.c, __bpf_trace_run(), since 6.2). Since Linux 7
+ * programs run preemptibly (include/linux/tracepoint.h, __DECLARE_TRACE()): on
+ * a processor with too much to do there is often a task, and seldom are there
+ * many, that waits for its turn within a program. Until then the others'
+ * changes are for the next one. Left out where it isn't so.
+ *
+ * Between two programs, the task may be moved to another processor, or another
+ * one make its changes: then a program takes a change to be unseen that is not,
+ * which on_change() has to find out.
+ */
+ON_CHANGE(preemptible_1, BETWEEN)
+ON_CHANGE(preemptible_2, BETWEEN)
+ON_CHANGE(preemptible_3, BETWEEN)
+ON_CHANGE(preemptible_4, BETWEEN)
+ON_CHANGE(preemptible_5, BETWEEN)
+ON_CHANGE(preemptible_6, BETWEEN)
+
+/*
+ * On all kernels an interrupt may bring a batch of packets, and with them
+ * hundreds of changes. Nothing that makes changes interrupts that.
+ */
+ON_CHANGE(change_again, LAST)
+
+/* That it is told twice does no harm. */
+TRACEPOINT("tcp_destroy_sock")
+int BPF_PROG(tcp_destroy_sock, struct sock *sk)
+{
+	return on_destroy(ctx, sk);
+}
+
+TRACEPOINT("tcp_destroy_sock")
+int BPF_PROG(preemptible_destroy, struct sock *sk)
+{
+	return on_destroy(ctx, sk);
+}
 
 #else
 
@@ -109,8 +173,6 @@ int tcp_set_state(void *ctx)
 	return 0;
 }
 
-static __always_inline int on_destroy(void *ctx, struct sock *sk);
-
 /* For IPv6 as well: tcp_v6_destroy_sock() was no more than this until 6.2. */
 SEC("kprobe/tcp_v4_destroy_sock")
 int tcp_destroy_sock(void *ctx)
@@ -118,17 +180,6 @@ int tcp_destroy_sock(void *ctx)
 	return on_destroy(ctx, (struct sock *)ARGUMENT(ctx, di, 0));
 }
 
-#define ON_DESTROY(ctx, sk)                                                    \
-	static __always_inline int on_destroy(void *ctx, struct sock *sk)
-
 #endif
-
-/* A change to CLOSE may have gone unseen; then this is the end of it. */
-static __always_inline void forget_destroyed(struct sock *sk)
-{
-#if TIER > 1
-	forget(sk);
-#endif
-}
 
 #endif

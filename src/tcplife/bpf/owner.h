@@ -46,7 +46,8 @@ struct config {
 	__u8 filter_uid;
 	__u8 filter_netns;
 	__u8 filter_cgroup;
-	__u8 unused[7];
+	__u8 never;
+	__u8 unused[6];
 };
 
 CONSTANT(config, config)

@@ -91,9 +91,14 @@ static __always_inline void note_fin(struct session *session, int newstate)
 {
 }
 
-static __always_inline bool older_session(struct session *session, int oldstate)
+static __always_inline bool may_be_older(void)
 {
 	return false;
+}
+
+static __always_inline struct session *older_session(struct sock *sk, int state)
+{
+	return NULL;
 }
 #endif
 
@@ -318,15 +323,13 @@ static __always_inline void on_close(void *ctx, struct sock *sk, int oldstate,
 				     bool by_task)
 {
 	struct session *session = find(sk);
-	struct session older;
 	struct event event;
 	struct tcp_sock *tp;
 
-	if (!session) {
-		if (!older_session(&older, oldstate))
-			return;
-		session = &older;
-	}
+	if (!session)
+		session = older_session(sk, oldstate);
+	if (!session)
+		return;
 	tp = as_tcp_sock(sk);
 	if (tp && wanted_session(sk, tp)) {
 		/*
@@ -352,6 +355,8 @@ static __always_inline void on_close(void *ctx, struct sock *sk, int oldstate,
 			send(ctx, &event, &session->more);
 	}
 	forget(sk);
+	if (may_be_older())
+		note_ended(sk);
 }
 
 /* by_task: the current task makes the change. */
@@ -384,10 +389,8 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 	}
 }
 
-#include "changes.h"
-
 /* The socket's end: whoever closes its last descriptor is the owner. */
-ON_DESTROY(ctx, sk)
+static __always_inline int on_destroy(void *ctx, struct sock *sk)
 {
 	if (any_parked())
 		resolve(ctx, sk, acting(sk));
@@ -395,6 +398,8 @@ ON_DESTROY(ctx, sk)
 	forget_destroyed(sk);
 	return 0;
 }
+
+#include "changes.h"
 
 #if defined(STORY) && TIER == 1
 #include "walk.h"

@@ -229,8 +229,12 @@ static __always_inline void update_owner(struct session *session,
 static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 				      int newstate, bool by_task)
 {
+	/* A socket begins anew when it leaves CLOSE, or a listener makes it. */
+	bool begins =
+		oldstate == BPF_TCP_CLOSE ||
+		(oldstate == BPF_TCP_LISTEN && newstate == BPF_TCP_SYN_RECV);
 	struct tcp_sock *tp = as_tcp_sock(sk);
-	struct session *known = NULL;
+	struct session *known = find(sk);
 	struct session fresh = {};
 	struct session *session;
 	struct state_event event = {
@@ -241,13 +245,13 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 
 	if (!tp)
 		return;
-	/* A socket begins anew when it leaves CLOSE, or a listener makes it. */
-	if (oldstate != BPF_TCP_CLOSE &&
-	    !(oldstate == BPF_TCP_LISTEN && newstate == BPF_TCP_SYN_RECV))
-		known = find(sk);
-	/* Seen already, by the other of the programs in changes.h. */
-	if (known && known->state == newstate && oldstate != newstate)
+	/* Has it been seen? See changes.h. */
+	if (oldstate != newstate &&
+	    (known ? known->state == newstate
+		   : newstate == BPF_TCP_CLOSE && just_ended(sk)))
 		return;
+	if (begins)
+		known = NULL;
 	session = known ? known : &fresh;
 	session->state = newstate;
 	/* In whole microseconds that add up: not the difference's own. */
@@ -269,21 +273,20 @@ static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
 	event.rport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
 	tell_addresses(event.laddr, event.raddr, sk);
 
-	if (newstate == BPF_TCP_CLOSE)
+	if (newstate == BPF_TCP_CLOSE) {
 		forget(sk);
-	else if (!known)
+		note_ended(sk);
+	} else if (!known) {
 		keep(sk, &fresh);
+	}
 	pass_on(ctx, sk, &event);
 }
 
-#include "changes.h"
-
 /*
  * The session ended with nobody acting on it: whoever closes its socket now is
- * the owner, and tells whether what was held of it passes. Loaded if a filter
- * asks.
+ * the owner, and tells whether what was held of it passes.
  */
-ON_DESTROY(ctx, sk)
+static __always_inline int on_destroy(void *ctx, struct sock *sk)
 {
 	if (config.filter_pid && acting(sk))
 		release(ctx, sk, wanted_pid(bpf_get_current_pid_tgid() >> 32));
@@ -292,3 +295,5 @@ ON_DESTROY(ctx, sk)
 	take_from_socket(held_changes, sk);
 	return 0;
 }
+
+#include "changes.h"

@@ -189,13 +189,22 @@ static __always_inline void begin_older(struct session *session, int state)
 	session->before = 1;
 }
 
-/* One that ends before the walk over all sockets has come to it. */
-static __always_inline bool older_session(struct session *session, int oldstate)
+/* The walk over all sockets may not have come to it. */
+static __always_inline bool may_be_older(void)
 {
-	if (!config.all || control.noted)
-		return false;
-	begin_older(session, oldstate);
-	return true;
+	return config.all && !control.noted;
+}
+
+static __always_inline struct session *older_session(struct sock *sk, int state)
+{
+	struct session session;
+
+	/* It may have been told already: see changes.h. */
+	if (!may_be_older() || just_ended(sk))
+		return NULL;
+	begin_older(&session, state);
+	keep(sk, &session);
+	return find(sk);
 }
 
 #endif

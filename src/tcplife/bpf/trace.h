@@ -152,24 +152,67 @@ static __always_inline bool wanted_rport(__u16 port)
 	return !config.filter_rport || has_port(control.remote_ports, port);
 }
 
-#if TIER == 1
 /*
- * A number for each socket. It is no pointer to the verifier, which lets none
- * be calculated with, but takes the difference of two for a number.
+ * A number for each socket. Where the verifier takes it for a pointer,
+ * which may not be calculated with, it is the difference of two.
  */
 static __always_inline __u64 number_of(const struct sock *sk)
 {
 	__u64 number = (__u64)sk;
 
+#if TIER <= 2
 	asm volatile("%0 -= %1" : "+r"(number) : "r"(&shared));
+#endif
 	return number;
 }
 
+static __always_inline __u32 hash_of(__u64 number, int bits)
+{
+	return number * 0x9e3779b97f4a7c15ULL >> (64 - bits);
+}
+
+/*
+ * The number of the socket whose session was the last to end, of all that hash
+ * to the same: see changes.h.
+ */
+#define ENDED_BITS 12
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << ENDED_BITS);
+	__type(key, __u32);
+	__type(value, __u64);
+} ended SEC(".maps");
+
+static __always_inline void note_ended(const struct sock *sk)
+{
+	__u64 number = number_of(sk);
+	__u32 key = hash_of(number, ENDED_BITS);
+	__u64 *last;
+
+	/* One program sees them all there. */
+	if (TIER == 4)
+		return;
+	last = bpf_map_lookup_elem(&ended, &key);
+	if (last)
+		*last = number;
+}
+
+static __always_inline bool just_ended(const struct sock *sk)
+{
+	__u64 number = number_of(sk);
+	__u32 key = hash_of(number, ENDED_BITS);
+	__u64 *last = bpf_map_lookup_elem(&ended, &key);
+
+	return last && *last == number;
+}
+
+#if TIER == 1
 #define NO_PLACE ~0U
 
 static __always_inline __u32 set_of(__u64 number)
 {
-	return number * 0x9e3779b97f4a7c15ULL >> (64 - PLACES_BITS);
+	return hash_of(number, PLACES_BITS);
 }
 
 /*
@@ -193,11 +236,13 @@ __noinline __u32 take_place(__u64 number)
 {
 	__u32 set = set_of(number);
 	struct places *found = bpf_map_lookup_elem(&places, &set);
-	__u32 place = place_of(number);
 
+	if (!found)
+		return NO_PLACE;
 	/* One may be there, whose end was not seen. */
-	if (!found || place != NO_PLACE)
-		return place;
+	for (int i = 0; i < PLACES; i++)
+		if (found->numbers[i] == number)
+			return set * PLACES + i;
 	for (int i = 0; i < PLACES; i++)
 		if (!found->numbers[i] &&
 		    !__sync_val_compare_and_swap(&found->numbers[i], 0, number))
@@ -378,6 +423,14 @@ static __always_inline bool wanted_family(const struct sock *sk)
 	copy_addr(addr, sk, __sk_common.skc_v6_daddr);
 	return config.family ==
 	       (!addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff) ? 4 : 6);
+}
+
+/* A change to CLOSE may have gone unseen; then this is the end of it. */
+static __always_inline void forget_destroyed(struct sock *sk)
+{
+#if TIER > 1
+	forget(sk);
+#endif
 }
 
 #endif

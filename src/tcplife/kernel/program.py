@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tcplife.kernel.libbpf import IterInfo, IterOptions, Library, OpenOptions, reason
@@ -112,30 +113,40 @@ class Program:
                 self._update(name, key, b"\1")
         for name, value in self._values.items():
             self._update(name, bytes(4), bytes(value))
+        for program, name, _ in self._loaded():
+            if _is_called(name):
+                fd: int = self._library.bpf_program__fd(program)
+                self._update("called", bytes(4), fd.to_bytes(4, sys.byteorder))
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
         if self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0):
             raise LoadError(f"{self.name}: map {name}: {reason()}")
 
-    def _programs(self) -> Iterator[tuple[int, str]]:
-        """Each program's handle, and the name of its section."""
-        program = self._library.bpf_object__next_program(self._object, None)
+    def _programs(self) -> Iterator[tuple[int, str, str]]:
+        """Each program's handle, its name, and that of its section."""
+        library = self._library
+        program = library.bpf_object__next_program(self._object, None)
         while program:
-            yield program, self._library.bpf_program__section_name(program).decode()
-            program = self._library.bpf_object__next_program(self._object, program)
+            name = library.bpf_program__name(program)
+            section = library.bpf_program__section_name(program)
+            yield program, name.decode(), section.decode()
+            program = library.bpf_object__next_program(self._object, program)
+
+    def _loaded(self) -> Iterator[tuple[int, str, str]]:
+        for found in self._programs():
+            if self._library.bpf_program__autoload(found[0]):
+                yield found
 
     def leave_out(self, kind: str) -> None:
-        """Has load() leave out the programs whose section begins like this."""
-        for program, section in self._programs():
-            if section.startswith(kind):
+        """Has load() leave out the programs whose name or section begins like this."""
+        for program, name, section in self._programs():
+            if name.startswith(kind) or section.startswith(kind):
                 self._library.bpf_program__set_autoload(program, False)
 
     def attach(self) -> None:
         """Attaches the programs to where their sections say; not iterators."""
-        for program, section in self._programs():
-            if section.startswith("iter/") or not self._library.bpf_program__autoload(
-                program
-            ):
+        for program, name, section in self._loaded():
+            if section.startswith("iter/") or _is_called(name):
                 continue
             link = self._library.bpf_program__attach(program)
             if not link:
@@ -172,6 +183,11 @@ class Program:
         if self._object:
             self._library.bpf_object__close(self._object)
             self._object = None
+
+
+def _is_called(name: str) -> bool:
+    """Whether others of its object call a program; it is attached to nothing."""
+    return name.startswith("called_")
 
 
 class Struct:

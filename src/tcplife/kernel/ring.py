@@ -37,6 +37,10 @@ if TYPE_CHECKING:
         def finish(self) -> None:
             """No more records will come: none needs to be held back."""
 
+        def unread(self) -> int:
+            """How many there are, after reading: of one that is not written yet, and
+            those behind it."""
+
         def close(self) -> None: ...
 
         # To be polled: readable when it is time to read.
@@ -71,6 +75,9 @@ class MappedRing:
         self._mask = size - 1
         self._read_up_to = self._consumer[0]
 
+    def unread(self) -> int:
+        return (self._producer[0] - self._read_up_to) // self._stride
+
     def read(self) -> memoryview:
         # The kernel may have the room of what was read last time.
         position = self._consumer[0] = self._read_up_to
@@ -102,6 +109,12 @@ class LibraryRing:
     def __init__(self, library: Library, fd: int, stride: int) -> None:
         self.fd = fd
         self.lost = 0
+        self._stride = stride
+        page = mmap.PAGESIZE
+        self._consumer = memoryview(mmap.mmap(fd, page)).cast("Q")
+        self._producer = memoryview(
+            mmap.mmap(fd, page, prot=mmap.PROT_READ, offset=page)
+        ).cast("Q")
         self._library = library
         self._taken = bytearray()
         self._full = CHUNK * stride
@@ -119,6 +132,9 @@ class LibraryRing:
         self._taken = bytearray()
         self._library.ring_buffer__consume(self._ring)
         return memoryview(self._taken)
+
+    def unread(self) -> int:
+        return (self._producer[0] - self._consumer[0]) // self._stride
 
     def finish(self) -> None:
         """None is held back."""
@@ -224,6 +240,10 @@ class PerfRing:
 
     def finish(self) -> None:
         self._finished = True
+
+    def unread(self) -> int:
+        """None: a record is written in one go."""
+        return 0
 
     def close(self) -> None:
         self._library.perf_buffer__free(self._buffers)

@@ -7,6 +7,7 @@ nothing where it works. Only when none does, probes.py finds out what is missing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from tcplife.errors import UnavailableError, UsageError
@@ -34,6 +35,16 @@ class Tier:
     def has_kprobes(self) -> bool:
         """Attached to functions; else, to tracepoints."""
         return self.number == 4
+
+    @property
+    def is_preemptible(self) -> bool:
+        """Whether another task may have its turn while a program runs.
+
+        Since Linux 7.0 (include/linux/tracepoint.h, __DECLARE_TRACE()), which nothing
+        but the version tells. Where it is wrong, it costs time, or changes on a host
+        with too much to do; not more.
+        """
+        return not self.has_kprobes and int(os.uname().release.split(".")[0]) >= 7
 
     @property
     def has_variables(self) -> bool:

@@ -40,6 +40,9 @@ INTERVAL = 0.18
 PERF_TOTAL = {STATE_CHANGE.sender: 16 * 1024 * 1024}
 # A larger difference between the clocks than before, in nanoseconds, is a set clock.
 CLOCK_SET_NS = 1000000
+# How long a task may have to wait for its turn, in seconds, before the record that it
+# was writing is given up, and counted as lost.
+WRITTEN_WITHIN = 2
 # Chunks read before looking whether to stop: more than the ring can hold.
 CHUNKS = 32
 
@@ -223,16 +226,29 @@ class Trace:
         yield from self.open_sessions(last=True)
         self._program.detach()
         ring.finish()
-        while data := read():
-            yield self._batch(data)
+        yield from self._rest()
         _, _, parked, resolved, *_ = counts()
         if parked != resolved + self._walked:
             yield from self._search(parked - resolved - self._walked, last=True)
         events_lost, sessions_lost, parked, resolved, *_ = counts()
         unresolved = parked - resolved - self._walked
-        events_lost = max(events_lost, ring.lost)
+        events_lost = max(events_lost, ring.lost) + ring.unread()
         self._loss = Loss(events_lost, sessions_lost, unresolved)
         yield self._batch(memoryview(b""))
+
+    def _rest(self) -> Iterator[Batch]:
+        """What is in the ring, once no more comes.
+
+        Of programs that run preemptibly, one may have to wait before it has written
+        its record, and what is behind it waits as well.
+        """
+        deadline = time.monotonic() + WRITTEN_WITHIN
+        while True:
+            while data := self._ring.read():
+                yield self._batch(data)
+            if not self._ring.unread() or time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
 
     def _config(self) -> dict[str, int]:
         wanted = self._wanted
@@ -286,6 +302,8 @@ class Trace:
             Sums.set_up(program, self._request)
         if not tier.has_storage:
             program.set_size("open_sessions", self._max_sessions)
+        if not tier.is_preemptible:
+            program.leave_out("preemptible_")
         control = initial_control(program)
         control.set("local_ports", *_port_bits(wanted.local_ports))
         control.set("remote_ports", *_port_bits(wanted.remote_ports))
