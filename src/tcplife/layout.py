@@ -147,7 +147,6 @@ SESSION_GROUP = (
 SESSION_TOTALS = (
     ("id", "I"),
     ("unused", "I"),
-    ("sessions", "Q"),
     ("segs_out", "Q"),
     ("retrans", "Q"),
     ("ends", "9Q"),

@@ -37,10 +37,9 @@ struct session_group {
 struct session_totals {
 	__u32 id;
 	__u32 unused;
-	__u64 sessions;
 	__u64 segs_out;
 	__u64 retrans;
-	__u64 ends[9]; /* by enum end */
+	__u64 ends[9]; /* by enum end: together, all sessions */
 	struct quantity_sum sums[QUANTITIES];
 };
 
@@ -122,28 +121,26 @@ static __always_inline void count_session(const struct event *event,
 	struct session_totals *totals;
 	struct session_group group;
 	__u32 set = filled_set();
-	__u32 id;
+	struct place place;
 
 	group_of(&group, event, more);
 	totals = totals_of(set, &group);
 	if (!totals)
 		return;
-	id = totals->id;
-	__sync_fetch_and_add(&totals->sessions, 1);
+	place = place_in(set, totals);
+	if (story->end < 9) /* as it is */
+		__sync_fetch_and_add(&totals->ends[story->end], 1);
 	__sync_fetch_and_add(&totals->segs_out, story->segs_out);
 	if (story->retrans)
 		__sync_fetch_and_add(&totals->retrans, story->retrans);
-	if (story->end < 9)
-		__sync_fetch_and_add(&totals->ends[story->end], 1);
-	count_quantity(set, totals->sums, id, LIFE_US,
+	count_quantity(&place, LIFE_US,
 		       config.whole_life ? session->life_us : session->span_us);
 	if (story->connect_us != (__u64)-1)
-		count_quantity(set, totals->sums, id, CONNECT_US,
-			       story->connect_us);
-	count_quantity(set, totals->sums, id, TX_BYTES, session->tx_bytes);
-	count_quantity(set, totals->sums, id, RX_BYTES, session->rx_bytes);
+		count_some(&place, CONNECT_US, story->connect_us);
+	count_quantity(&place, TX_BYTES, session->tx_bytes);
+	count_quantity(&place, RX_BYTES, session->rx_bytes);
 	if (story->srtt_us)
-		count_quantity(set, totals->sums, id, RTT_US, story->srtt_us);
+		count_some(&place, RTT_US, story->srtt_us);
 }
 
 #endif

@@ -30,7 +30,7 @@ struct config {
 	__u32 ends;	   /* a bit an enum end; 0: any */
 	__u32 wake_bytes;  /* unread bytes in the ring that wake the reader */
 	__u32 by;	   /* a bit an enum by: what groups sessions */
-	__u32 quantities;  /* a bit an enum quantity: those with a histogram */
+	__u32 quantities;  /* a bit an enum quantity: those that are added up */
 	__u32 subnet_4[4]; /* the part of a remote address that groups: IPv4, */
 	__u32 subnet_6[4]; /* IPv6 */
 	__u8 family;	   /* 4, 6, or 0 for both */

@@ -22,7 +22,7 @@ enum by {
 
 /* Of the values of a quantity. */
 struct quantity_sum {
-	__u64 count;
+	__u64 count; /* if not each session has one */
 	__u64 total;
 	__u64 most; /* the greatest */
 };

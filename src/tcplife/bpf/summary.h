@@ -87,6 +87,38 @@ struct {
 	__array(values, struct groups);
 } groups SEC(".maps") = {.values = {&groups_0, &groups_1}};
 
+/*
+ * Most sessions are of few groups, too: for them a slot is a cache of the hash,
+ * which costs a sixth of a look into that. It has counts and sums of its own.
+ */
+#define HOT_GROUPS_BITS 9
+
+struct hot_group {
+	__u64 state; /* 0: free, TAKEN: being written, else mark_of() */
+	struct GROUP group;
+	struct TOTALS totals;
+};
+
+#define TAKEN 2
+
+struct hot_groups {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << HOT_GROUPS_BITS);
+	__type(key, __u32);
+	__type(value, struct hot_group);
+};
+
+struct hot_groups hot_groups_0 SEC(".maps");
+struct hot_groups hot_groups_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__array(values, struct hot_groups);
+} hot_groups SEC(".maps") = {.values = {&hot_groups_0, &hot_groups_1}};
+
 /* Zeros to begin with, too large for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -138,18 +170,38 @@ static __always_inline __u16 bucket_of(__u64 value)
 	return (shift << 6) + (value >> shift);
 }
 
-static __always_inline bool count_hot(__u32 set, struct bucket_key of)
+/* Where one session is counted. */
+struct place {
+	__u32 set;
+	__u32 group;
+	struct quantity_sum *sums;
+	void *hot_buckets;
+};
+
+static __always_inline struct place place_in(__u32 set, struct TOTALS *totals)
+{
+	struct place place = {
+		.set = set,
+		.group = totals->id,
+		.sums = totals->sums,
+		.hot_buckets = bpf_map_lookup_elem(&hot_buckets, &set),
+	};
+
+	return place;
+}
+
+static __always_inline bool count_hot(const struct place *place,
+				      struct bucket_key of)
 {
 	__u64 key =
 		of.group | (__u64)of.quantity << 32 | (__u64)of.bucket << 48;
 	__u32 slot = key * 0x9e3779b97f4a7c15ULL >> (64 - HOT_BITS);
-	void *map = bpf_map_lookup_elem(&hot_buckets, &set);
 	struct hot_bucket *hot;
 	__u64 seen;
 
-	if (!map)
+	if (!place->hot_buckets)
 		return false;
-	hot = bpf_map_lookup_elem(map, &slot);
+	hot = bpf_map_lookup_elem(place->hot_buckets, &slot);
 	if (!hot)
 		return false;
 	seen = hot->key;
@@ -161,15 +213,16 @@ static __always_inline bool count_hot(__u32 set, struct bucket_key of)
 	return true;
 }
 
-static __always_inline void count_bucket(__u32 set, __u32 group, __u16 quantity,
-					 __u64 value)
+static __always_inline void count_bucket(const struct place *place,
+					 __u16 quantity, __u64 value)
 {
-	struct bucket_key key = {group, quantity, bucket_of(value)};
+	struct bucket_key key = {place->group, quantity, bucket_of(value)};
+	__u32 set = place->set;
 	__u64 one = 1;
 	__u64 *count;
 	void *map;
 
-	if (count_hot(set, key))
+	if (count_hot(place, key))
 		return;
 	map = bpf_map_lookup_elem(&buckets, &set);
 	if (!map)
@@ -196,18 +249,69 @@ static __always_inline void keep_most(__u64 *most, __u64 value)
 	}
 }
 
+/* A hash, and odd: neither 0 nor TAKEN. */
+static __always_inline __u64 mark_of(const struct GROUP *group)
+{
+	const __u64 *words = (const __u64 *)group;
+	__u64 mark = 0;
+
+	/* Products that do not wait for one another. */
+	for (unsigned int i = 0; i < sizeof(*group) / 8; i++)
+		mark += words[i] * (0x9e3779b97f4a7c15ULL * (2 * i + 1));
+	return mark | 1;
+}
+
+static __always_inline struct hot_group *hot_slot(__u32 set, __u64 mark)
+{
+	void *map = bpf_map_lookup_elem(&hot_groups, &set);
+	__u32 slot = mark >> (64 - HOT_GROUPS_BITS);
+
+	return map ? bpf_map_lookup_elem(map, &slot) : NULL;
+}
+
+/*
+ * Where the mark is seen but not yet what was written before it, as may be on
+ * arm64, it is not the same group: it only goes to the hash.
+ */
+static __always_inline bool same_group(const struct GROUP *a,
+				       const struct GROUP *b)
+{
+	const __u64 *left = (const __u64 *)a;
+	const __u64 *right = (const __u64 *)b;
+	__u64 difference = 0;
+
+	for (unsigned int i = 0; i < sizeof(*a) / 8; i++)
+		difference |= left[i] ^ right[i];
+	return !difference;
+}
+
+static __always_inline void take_slot(struct hot_group *hot, __u64 mark,
+				      const struct GROUP *group, __u32 id)
+{
+	if (hot->state || __sync_val_compare_and_swap(&hot->state, 0, TAKEN))
+		return;
+	hot->group = *group;
+	hot->totals.id = id;
+	__sync_val_compare_and_swap(&hot->state, TAKEN, mark);
+}
+
 /*
  * What is kept of a group. One that finds no room becomes part of the group of
  * all others, which user space has put there.
  */
 static __always_inline struct TOTALS *totals_of(__u32 set, struct GROUP *group)
 {
-	void *map = bpf_map_lookup_elem(&groups, &set);
+	__u64 mark = mark_of(group);
+	struct hot_group *hot = hot_slot(set, mark);
 	struct TOTALS *totals;
 	__u32 key = 0;
 	void *blank;
+	void *map;
 	__u32 id;
 
+	if (hot && hot->state == mark && same_group(&hot->group, group))
+		return &hot->totals;
+	map = bpf_map_lookup_elem(&groups, &set);
 	if (!map)
 		return NULL;
 	totals = bpf_map_lookup_elem(map, group);
@@ -228,18 +332,31 @@ static __always_inline struct TOTALS *totals_of(__u32 set, struct GROUP *group)
 		id = __sync_fetch_and_add(&counted.groups, 1) + 1;
 		__sync_val_compare_and_swap(&totals->id, 0, id);
 	}
+	if (totals && hot && !group->other)
+		take_slot(hot, mark, group, totals->id);
 	return totals;
 }
 
-static __always_inline void count_quantity(__u32 set, struct quantity_sum *sums,
-					   __u32 group, __u16 quantity,
-					   __u64 value)
+static __always_inline void count_quantity(const struct place *place,
+					   __u16 quantity, __u64 value)
 {
-	__sync_fetch_and_add(&sums[quantity].count, 1);
-	__sync_fetch_and_add(&sums[quantity].total, value);
-	keep_most(&sums[quantity].most, value);
-	if (config.quantities & 1U << quantity)
-		count_bucket(set, group, quantity, value);
+	struct quantity_sum *sum = &place->sums[quantity];
+
+	if (!(config.quantities & 1U << quantity))
+		return;
+	__sync_fetch_and_add(&sum->total, value);
+	keep_most(&sum->most, value);
+	count_bucket(place, quantity, value);
+}
+
+/* What not each session has. */
+static __always_inline void count_some(const struct place *place,
+				       __u16 quantity, __u64 value)
+{
+	if (!(config.quantities & 1U << quantity))
+		return;
+	__sync_fetch_and_add(&place->sums[quantity].count, 1);
+	count_quantity(place, quantity, value);
 }
 
 #endif

@@ -77,7 +77,7 @@ struct state_group {
 	__u8 newstate;
 	__u8 other; /* none: there is room for all */
 	__u8 unused[5];
-};
+} __attribute__((aligned(8)));
 
 struct state_totals {
 	__u32 id;
@@ -96,13 +96,14 @@ static __always_inline void count_change(const struct state_event *event)
 				    .newstate = event->states.newstate};
 	__u32 set = filled_set();
 	struct state_totals *totals = totals_of(set, &group);
+	struct place place;
 
 	if (!totals)
 		return;
+	place = place_in(set, totals);
 	__sync_fetch_and_add(&totals->changes, 1);
 	if (!event->first)
-		count_quantity(set, totals->sums, totals->id, 0,
-			       event->span_us);
+		count_some(&place, 0, event->span_us);
 }
 #endif
 

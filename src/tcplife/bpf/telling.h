@@ -84,9 +84,17 @@ static __always_inline __u32 netns_of(const struct tcp_sock *tp)
 
 /* Beyond what is added up. */
 static __always_inline void tell_more(struct story *story,
-				      const struct tcp_sock *tp)
+				      const struct session *session,
+				      const struct tcp_sock *tp, int state)
 {
 	const struct tcp_congestion_ops *ca = FIELD(tp, inet_conn.icsk_ca_ops);
+
+	if (session->established) {
+		story->lost_bytes = FIELD(tp, write_seq) - FIELD(tp, snd_una);
+		/* Our FIN takes a sequence number. */
+		if (story->lost_bytes && fin_sent(state))
+			story->lost_bytes--;
+	}
 
 	READ_ARRAY(story->cc, ca, name);
 	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
@@ -106,10 +114,7 @@ static __always_inline void tell_network(struct story *story,
 	if (session->established) {
 		__u32 unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
 
-		story->lost_bytes = FIELD(tp, write_seq) - FIELD(tp, snd_una);
-		/* Our FIN, and the peer's, each take a sequence number. */
-		if (story->lost_bytes && fin_sent(state))
-			story->lost_bytes--;
+		/* The peer's FIN takes a sequence number. */
 		if (unread && has_flag(sk, SOCK_DONE))
 			unread--;
 		story->unread_bytes = unread;
@@ -158,14 +163,14 @@ static __always_inline void tell_story(struct event *event,
 	story->error = open ? 0 : FIELD(sk, sk_err);
 	tell_times(story, session, &event->session);
 	tell_network(story, session, sk, tp, state);
-#ifndef SUMMARY
-	tell_more(story, tp);
-#endif
 	story->end =
 		open ? END_OPEN : end_of(state, story->error, cuts(sk, story));
 	story->dir = dir_of(session, tp, state);
+#ifndef SUMMARY
 	story->first = first_of(session, state, story->end);
 	story->before = session->before;
+	tell_more(story, session, tp, state);
+#endif
 }
 
 static __always_inline void note_fin(struct session *session, int newstate)

@@ -38,6 +38,8 @@ BUCKETS = 64
 # How many entries are read at once.
 BATCH = 4096
 _SUM = struct.Struct("=QQQ")
+# Of the quantities, those that not each session has.
+SOME = ("connect", "rtt")
 _BUCKET_KEY = struct.Struct("=" + "".join(code for _, code in layout.BUCKET_KEY))
 _COUNT = struct.Struct("=Q")
 # A bucket's key, as a number, is the bytes of its fields.
@@ -63,8 +65,8 @@ _BY_BITS = (
 class Request:
     """What is to be summed up.
 
-    sender: of the records that are summed up instead of sent. quantities: those
-    whose histograms are wanted.
+    sender: of the records that are summed up instead of sent. quantities: those that
+    are wanted, with their histograms.
     """
 
     def __init__(
@@ -123,6 +125,10 @@ class Sums:
         self._group = _struct(self._group_fields)
         self._totals = _struct(layout.STATE_TOTALS if states else layout.SESSION_TOTALS)
         self._key_of = _state_key if states else self._session_key(lookups)
+        self._hot_group = struct.Struct(
+            f"=Q{self._group.format[1:]}{self._totals.format[1:]}"
+        )
+        self._hot_groups = [program.memory(f"hot_groups_{number}") for number in "01"]
         self._hot = [program.memory(f"hot_buckets_{number}") for number in "01"]
         self._filled = 0
         self._add_other(0)
@@ -156,18 +162,22 @@ class Sums:
         self._wait_for_programs()
         summary = Summary(self._request.by)
         groups: dict[int, Group] = {}
+        states = self._request.states
         names = [name for name, _ in self._group_fields]
-        for raw, totals in self._drain("groups", taken, self._group, self._totals):
-            number, _, count, *rest = totals
+        for raw, totals in self._groups(taken):
+            number, _, *counts, sums = totals
+            if states:
+                (count,) = counts
+            else:
+                segs_out, retrans, *ends = counts
+                count = sum(ends)
             if not count:
                 continue
             fields = dict(zip(names, raw, strict=True))
             group = summary.group(OTHER if fields["other"] else self._key_of(fields))
             groups[number] = group
             group.count += count
-            sums = rest.pop()
-            if not self._request.states:
-                segs_out, retrans, *ends = rest
+            if not states:
                 group.segs_out += segs_out
                 group.retrans += retrans
                 for end, amount in zip(values.ENDS, ends, strict=True):
@@ -176,6 +186,10 @@ class Sums:
             for name, (values_count, total, most) in zip(  # noqa: B905  (of states, one)
                 QUANTITIES, _SUM.iter_unpack(sums)
             ):
+                if name not in self._request.quantities:
+                    continue
+                if not states and name not in SOME:
+                    values_count = count
                 _add_sums(group.quantities[name], values_count, total, most)
         for number, quantity, bucket, count in self._counts(taken):
             if number in groups:
@@ -196,13 +210,21 @@ class Sums:
             raise LoadError(f"map groups: {reason()}")
 
     def close(self) -> None:
-        for memory in self._hot:
+        for memory in (*self._hot_groups, *self._hot):
             memory.release()
+
+    def _groups(self, number: int) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """Each group with what is kept of it: perhaps twice, to be added up."""
+        yield from self._drain("groups", number, self._group, self._totals)
+        fields = len(self._group_fields)
+        for _, *hot in filter(
+            itemgetter(0), self._hot_group.iter_unpack(_taken(self._hot_groups[number]))
+        ):
+            yield tuple(hot[:fields]), tuple(hot[fields:])
 
     def _counts(self, number: int) -> Iterator[tuple[int, int, int, int]]:
         """Group, quantity, bucket, and how many of its values are in that."""
-        hot = bytes(self._hot[number])
-        self._hot[number][:] = bytes(len(hot))
+        hot = _taken(self._hot[number])
         if hot.strip(b"\0"):
             yield from filter(itemgetter(3), _HOT_BUCKET.iter_unpack(hot))
         for key, count in self._drain("buckets", number, _BUCKET_KEY, _COUNT):
@@ -233,6 +255,13 @@ class Sums:
                 if ctypes.get_errno() != errno.ENOENT:  # which is the last batch
                     raise LoadError(f"map {name}_{number}: {reason()}")
                 return
+
+
+def _taken(memory: memoryview) -> bytes:
+    """What is in it, which is left empty."""
+    found = bytes(memory)
+    memory[:] = bytes(len(found))
+    return found
 
 
 def _struct(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
