@@ -31,6 +31,7 @@ CONFIG = (
     ("wake_bytes", "I"),
     ("by", "I"),
     ("quantities", "I"),
+    ("words", "I"),
     ("subnet_4", "4I"),
     ("subnet_6", "4I"),
     ("family", "B"),
@@ -47,7 +48,7 @@ CONFIG = (
     ("filter_netns", "B"),
     ("filter_cgroup", "B"),
     ("never", "B"),
-    ("unused", "6s"),
+    ("unused", "2s"),
 )
 
 COUNTS = (

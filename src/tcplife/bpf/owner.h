@@ -25,12 +25,13 @@ enum {
 struct config {
 	__u64 min_us; /* lifespan */
 	__u64 min_bytes;
-	__u64 slower_us;   /* connect */
-	__u32 states;	   /* a bit a state: changes into or out of these */
-	__u32 ends;	   /* a bit an enum end; 0: any */
-	__u32 wake_bytes;  /* unread bytes in the ring that wake the reader */
-	__u32 by;	   /* a bit an enum by: what groups sessions */
-	__u32 quantities;  /* a bit an enum quantity: those that are added up */
+	__u64 slower_us;  /* connect */
+	__u32 states;	  /* a bit a state: changes into or out of these */
+	__u32 ends;	  /* a bit an enum end; 0: any */
+	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
+	__u32 by;	  /* a bit an enum by: what groups sessions */
+	__u32 quantities; /* a bit an enum quantity: those that are added up */
+	__u32 words;	  /* a bit each 8 bytes of a group that are not all 0 */
 	__u32 subnet_4[4]; /* the part of a remote address that groups: IPv4, */
 	__u32 subnet_6[4]; /* IPv6 */
 	__u8 family;	   /* 4, 6, or 0 for both */
@@ -47,7 +48,7 @@ struct config {
 	__u8 filter_netns;
 	__u8 filter_cgroup;
 	__u8 never;
-	__u8 unused[6];
+	__u8 unused[2];
 };
 
 CONSTANT(config, config)

@@ -51,23 +51,14 @@ struct hot_bucket {
 	__u64 count;
 };
 
-struct hot_buckets {
+/* Both sets, one after the other. */
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1 << HOT_BITS);
+	__uint(max_entries, 2 << HOT_BITS);
 	__type(key, __u32);
 	__type(value, struct hot_bucket);
-};
-
-struct hot_buckets hot_buckets_0 SEC(".maps");
-struct hot_buckets hot_buckets_1 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__array(values, struct hot_buckets);
-} hot_buckets SEC(".maps") = {.values = {&hot_buckets_0, &hot_buckets_1}};
+} hot_buckets SEC(".maps");
 
 struct groups {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -101,23 +92,14 @@ struct hot_group {
 
 #define TAKEN 2
 
-struct hot_groups {
+/* Both sets, one after the other. */
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1 << HOT_GROUPS_BITS);
+	__uint(max_entries, 2 << HOT_GROUPS_BITS);
 	__type(key, __u32);
 	__type(value, struct hot_group);
-};
-
-struct hot_groups hot_groups_0 SEC(".maps");
-struct hot_groups hot_groups_1 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__array(values, struct hot_groups);
-} hot_groups SEC(".maps") = {.values = {&hot_groups_0, &hot_groups_1}};
+} hot_groups SEC(".maps");
 
 /* Zeros to begin with, too large for the stack. */
 struct {
@@ -175,7 +157,6 @@ struct place {
 	__u32 set;
 	__u32 group;
 	struct quantity_sum *sums;
-	void *hot_buckets;
 };
 
 static __always_inline struct place place_in(__u32 set, struct TOTALS *totals)
@@ -184,7 +165,6 @@ static __always_inline struct place place_in(__u32 set, struct TOTALS *totals)
 		.set = set,
 		.group = totals->id,
 		.sums = totals->sums,
-		.hot_buckets = bpf_map_lookup_elem(&hot_buckets, &set),
 	};
 
 	return place;
@@ -195,13 +175,10 @@ static __always_inline bool count_hot(const struct place *place,
 {
 	__u64 key =
 		of.group | (__u64)of.quantity << 32 | (__u64)of.bucket << 48;
-	__u32 slot = key * 0x9e3779b97f4a7c15ULL >> (64 - HOT_BITS);
-	struct hot_bucket *hot;
+	__u32 slot = place->set << HOT_BITS | hash_of(key, HOT_BITS);
+	struct hot_bucket *hot = bpf_map_lookup_elem(&hot_buckets, &slot);
 	__u64 seen;
 
-	if (!place->hot_buckets)
-		return false;
-	hot = bpf_map_lookup_elem(place->hot_buckets, &slot);
 	if (!hot)
 		return false;
 	seen = hot->key;
@@ -257,16 +234,17 @@ static __always_inline __u64 mark_of(const struct GROUP *group)
 
 	/* Products that do not wait for one another. */
 	for (unsigned int i = 0; i < sizeof(*group) / 8; i++)
-		mark += words[i] * (0x9e3779b97f4a7c15ULL * (2 * i + 1));
+		if (config.words & 1U << i)
+			mark += words[i] *
+				(0x9e3779b97f4a7c15ULL * (2 * i + 1));
 	return mark | 1;
 }
 
 static __always_inline struct hot_group *hot_slot(__u32 set, __u64 mark)
 {
-	void *map = bpf_map_lookup_elem(&hot_groups, &set);
-	__u32 slot = mark >> (64 - HOT_GROUPS_BITS);
+	__u32 slot = set << HOT_GROUPS_BITS | mark >> (64 - HOT_GROUPS_BITS);
 
-	return map ? bpf_map_lookup_elem(map, &slot) : NULL;
+	return bpf_map_lookup_elem(&hot_groups, &slot);
 }
 
 /*
@@ -281,7 +259,8 @@ static __always_inline bool same_group(const struct GROUP *a,
 	__u64 difference = 0;
 
 	for (unsigned int i = 0; i < sizeof(*a) / 8; i++)
-		difference |= left[i] ^ right[i];
+		if (config.words & 1U << i)
+			difference |= left[i] ^ right[i];
 	return !difference;
 }
 

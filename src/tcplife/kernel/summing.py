@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import itemgetter
 
 from tcplife import layout, values
@@ -85,12 +85,13 @@ class Request:
     def config(self) -> dict[str, int]:
         """Of struct config."""
         if self.states:
-            return {"quantities": 1}
+            return {"quantities": 1, "words": 1}
         fields = {field for name in self.by for field in _fields(name)}
         wanted = (QUANTITIES.index(name) for name in self.quantities)
         return {
             "by": sum(1 << n for n, field in enumerate(_BY_BITS) if field in fields),
             "quantities": sum(1 << number for number in wanted),
+            "words": _words(fields),
         }
 
     def masks(self) -> dict[str, tuple[int, ...]]:
@@ -99,6 +100,18 @@ class Request:
         bits = subnets[0] if subnets and "raddr" not in self.by else (32, 128)
         four, six = subnet_masks(bits)
         return {"subnet_4": _WORDS.unpack(four), "subnet_6": _WORDS.unpack(six)}
+
+
+def _words(fields: Collection[str]) -> int:
+    """A bit each 8 bytes of a group's that have one of these fields in them."""
+    bits = at = 0
+    for name, code in layout.SESSION_GROUP:
+        size = struct.calcsize(f"={code}")
+        if name in fields:
+            for word in range(at // 8, (at + size + 7) // 8):
+                bits |= 1 << word
+        at += size
+    return bits
 
 
 def _fields(name: str) -> list[str]:
@@ -128,8 +141,8 @@ class Sums:
         self._hot_group = struct.Struct(
             f"=Q{self._group.format[1:]}{self._totals.format[1:]}"
         )
-        self._hot_groups = [program.memory(f"hot_groups_{number}") for number in "01"]
-        self._hot = [program.memory(f"hot_buckets_{number}") for number in "01"]
+        self._hot_groups = _halves(program.memory("hot_groups"))
+        self._hot_buckets = _halves(program.memory("hot_buckets"))
         self._filled = 0
         self._add_other(0)
         self._add_other(1)
@@ -210,7 +223,7 @@ class Sums:
             raise LoadError(f"map groups: {reason()}")
 
     def close(self) -> None:
-        for memory in (*self._hot_groups, *self._hot):
+        for memory in (*self._hot_groups, *self._hot_buckets):
             memory.release()
 
     def _groups(self, number: int) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
@@ -224,7 +237,7 @@ class Sums:
 
     def _counts(self, number: int) -> Iterator[tuple[int, int, int, int]]:
         """Group, quantity, bucket, and how many of its values are in that."""
-        hot = _taken(self._hot[number])
+        hot = _taken(self._hot_buckets[number])
         if hot.strip(b"\0"):
             yield from filter(itemgetter(3), _HOT_BUCKET.iter_unpack(hot))
         for key, count in self._drain("buckets", number, _BUCKET_KEY, _COUNT):
@@ -255,6 +268,11 @@ class Sums:
                 if ctypes.get_errno() != errno.ENOENT:  # which is the last batch
                     raise LoadError(f"map {name}_{number}: {reason()}")
                 return
+
+
+def _halves(memory: memoryview) -> tuple[memoryview, memoryview]:
+    half = len(memory) // 2
+    return memory[:half], memory[half:]
 
 
 def _taken(memory: memoryview) -> bytes:
