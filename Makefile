@@ -41,7 +41,7 @@ src/tcplife/layout.py: $(OBJECTS) $(OLDER)
 		$(BPF)/tcplife_2.bpf.o:parked \
 		$(BPF)/tcplife_full.bpf.o:story,owner_more \
 		$(BPF)/cgroups.bpf.o:cgroup_event \
-		$(BPF)/tcplife_summary.bpf.o:session_group,session_totals,bucket_key \
+		$(BPF)/tcplife_summary.bpf.o:session_group,session_totals,bucket_key,hot_state,hot_bucket \
 		$(BPF)/tcpstates_summary.bpf.o:state_group,state_totals \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
 

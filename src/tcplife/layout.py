@@ -32,6 +32,8 @@ CONFIG = (
     ("by", "I"),
     ("quantities", "I"),
     ("words", "I"),
+    ("processors", "I"),
+    ("batches", "I"),
     ("subnet_4", "4I"),
     ("subnet_6", "4I"),
     ("family", "B"),
@@ -48,7 +50,8 @@ CONFIG = (
     ("filter_netns", "B"),
     ("filter_cgroup", "B"),
     ("never", "B"),
-    ("unused", "2s"),
+    ("hot_bits", "B"),
+    ("unused", "1s"),
 )
 
 COUNTS = (
@@ -129,35 +132,46 @@ CGROUP_EVENT = (
 )
 
 SESSION_GROUP = (
-    ("laddr", "16s"),
-    ("raddr", "16s"),
     ("comm", "16s"),
-    ("cgroup", "Q"),
-    ("pid", "I"),
-    ("uid", "I"),
-    ("netns", "I"),
     ("lport", "H"),
     ("rport", "H"),
     ("port", "H"),
     ("dir", "B"),
     ("end", "B"),
+    ("cgroup", "Q"),
+    ("pid", "I"),
+    ("uid", "I"),
+    ("netns", "I"),
     ("other", "B"),
     ("unused", "3s"),
+    ("laddr", "16s"),
+    ("raddr", "16s"),
 )
 
 SESSION_TOTALS = (
     ("id", "I"),
     ("unused", "I"),
     ("segs_out", "Q"),
-    ("retrans", "Q"),
-    ("ends", "9Q"),
     ("sums", "120s"),
+    ("ends", "9Q"),
+    ("retrans", "Q"),
 )
 
 BUCKET_KEY = (
     ("group", "I"),
     ("quantity", "H"),
     ("bucket", "H"),
+)
+
+HOT_STATE = (
+    ("mark", "Q"),
+    ("held", "I"),
+    ("unused", "I"),
+)
+
+HOT_BUCKET = (
+    ("key", "I"),
+    ("count", "I"),
 )
 
 STATE_GROUP = (

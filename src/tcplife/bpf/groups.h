@@ -15,34 +15,64 @@ enum quantity {
 	QUANTITIES
 };
 
-/* What is not asked for is 0. */
+/* What is not asked for is 0. group_word() has the same order. */
 struct session_group {
-	__u8 laddr[16];
-	__u8 raddr[16];
 	char comm[16];
-	__u64 cgroup;
-	__u32 pid;
-	__u32 uid;
-	__u32 netns;
 	__u16 lport;
 	__u16 rport;
 	__u16 port; /* the service's: the one of the two that was connected to
 		     */
 	__u8 dir;
 	__u8 end;
+	__u64 cgroup;
+	__u32 pid;
+	__u32 uid;
+	__u32 netns;
 	__u8 other; /* all groups that found no room */
 	__u8 unused[3];
+	__u8 laddr[16];
+	__u8 raddr[16];
 };
 
 struct session_totals {
 	__u32 id;
 	__u32 unused;
 	__u64 segs_out;
-	__u64 retrans;
-	__u64 ends[9]; /* by enum end: together, all sessions */
 	struct quantity_sum sums[QUANTITIES];
+	__u64 ends[9]; /* by enum end: together, all sessions */
+	__u64 retrans;
 };
 
+/*
+ * What of one session counts. Most often it is no more than the first 64 bytes;
+ * what isn't asked for is not set.
+ */
+struct session_figures {
+	char comm[16];
+	__u16 lport;
+	__u16 rport;
+	__u8 dir;
+	__u8 end;
+	__u16 unused;
+	__u32 segs_out;
+	__u32 retrans;
+	__u64 life_us;
+	__u64 connect_us;
+	__u64 tx_bytes;
+	__u64 rx_bytes;
+	__u32 pid;
+	__u32 uid;
+	__u32 netns;
+	__u32 rtt_us;
+	__u64 cgroup;
+	__u8 laddr[16];
+	__u8 raddr[16];
+	__u64 unused_too;
+};
+_Static_assert(sizeof(struct session_figures) == 128, "two lines of a cache");
+
+#define EVENT event
+#define FIGURES session_figures
 #define GROUP session_group
 #define TOTALS session_totals
 #include "summary.h"
@@ -53,23 +83,65 @@ static __always_inline bool by_address(void)
 	       config.filter_raddr;
 }
 
-static __always_inline void group_address(__u8 *to, const __u8 *from)
+static __always_inline __u64 two(__u32 low, __u32 high)
 {
-	const __u32 *addr = (const __u32 *)from;
-	bool four = !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
-	__u32 *words = (__u32 *)to;
-
-	for (int i = 0; i < 4; i++)
-		words[i] = addr[i] &
-			   (four ? config.subnet_4[i] : config.subnet_6[i]);
+	return low | (__u64)high << 32;
 }
 
-static __always_inline __u16 service_port(const struct event *event)
+static __always_inline void take_figures(struct session_figures *figures,
+					 const struct event *event)
 {
-	__u16 lport = event->session.lport;
-	__u16 rport = event->session.rport;
+	const struct session_event *session = &event->session;
+	const struct story *story = &event->story;
 
-	switch (event->story.dir) {
+	__builtin_memcpy(figures->comm, session->owner.comm, 16);
+	figures->lport = session->lport;
+	figures->rport = session->rport;
+	figures->dir = story->dir;
+	figures->end = story->end;
+	figures->segs_out = story->segs_out;
+	figures->retrans = story->retrans;
+	figures->life_us =
+		config.whole_life ? session->life_us : session->span_us;
+	figures->connect_us = story->connect_us;
+	figures->tx_bytes = session->tx_bytes;
+	figures->rx_bytes = session->rx_bytes;
+	if (config.by & (BY_PID | BY_UID)) {
+		figures->pid = session->owner.pid;
+		figures->uid = session->owner.pid ? story->uid : -1;
+	}
+	if (config.by & BY_NETNS)
+		figures->netns = story->netns;
+	if (config.quantities & 1U << RTT_US)
+		figures->rtt_us = story->srtt_us;
+	if (config.by & BY_CGROUP)
+		figures->cgroup = story->cgroup;
+	if (config.by & BY_LADDR)
+		__builtin_memcpy(figures->laddr, session->laddr, 16);
+	if (config.by & BY_RADDR)
+		__builtin_memcpy(figures->raddr, session->raddr, 16);
+}
+
+/* Two of the four words of the remote address. */
+static __always_inline __u64 remote_part(const struct session_figures *figures,
+					 int first)
+{
+	const __u32 *addr = (const __u32 *)figures->raddr;
+	bool four = !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+	__u32 part[2];
+
+	for (int i = 0; i < 2; i++)
+		part[i] = addr[first + i] & (four ? config.subnet_4[first + i]
+						  : config.subnet_6[first + i]);
+	return two(part[0], part[1]);
+}
+
+static __always_inline __u16 service_port(const struct session_figures *figures)
+{
+	__u16 lport = figures->lport;
+	__u16 rport = figures->rport;
+
+	switch (figures->dir) {
 	case DIR_IN:
 		return lport;
 	case DIR_OUT:
@@ -79,68 +151,68 @@ static __always_inline __u16 service_port(const struct event *event)
 	}
 }
 
-static __always_inline void group_of(struct session_group *group,
-				     const struct event *event,
-				     const struct owner_more *more)
+static __always_inline __u64
+ports_and_kind(const struct session_figures *figures)
 {
-	const struct session_event *session = &event->session;
-	const struct story *story = &event->story;
+	__u64 word = 0;
 
-	__builtin_memset(group, 0, sizeof(*group));
-	if (config.by & BY_LADDR)
-		__builtin_memcpy(group->laddr, session->laddr, 16);
-	if (config.by & BY_RADDR)
-		group_address(group->raddr, session->raddr);
-	if (config.by & BY_COMM)
-		__builtin_memcpy(group->comm, session->owner.comm, 16);
-	if (config.by & BY_CGROUP)
-		group->cgroup = more->cgroup;
-	if (config.by & BY_PID)
-		group->pid = session->owner.pid;
-	if (config.by & BY_UID)
-		group->uid = session->owner.pid ? more->uid : -1;
-	if (config.by & BY_NETNS)
-		group->netns = story->netns;
 	if (config.by & BY_LPORT)
-		group->lport = session->lport;
+		word |= figures->lport;
 	if (config.by & BY_RPORT)
-		group->rport = session->rport;
+		word |= (__u64)figures->rport << 16;
 	if (config.by & BY_PORT)
-		group->port = service_port(event);
+		word |= (__u64)service_port(figures) << 32;
 	if (config.by & BY_DIR)
-		group->dir = story->dir;
+		word |= (__u64)figures->dir << 48;
 	if (config.by & BY_END)
-		group->end = story->end;
+		word |= (__u64)figures->end << 56;
+	return word;
 }
 
-static __always_inline void count_session(const struct event *event,
-					  const struct owner_more *more)
+static __always_inline __u64 group_word(const struct session_figures *figures,
+					unsigned int number)
 {
-	const struct session_event *session = &event->session;
-	const struct story *story = &event->story;
-	struct session_totals *totals;
-	struct session_group group;
-	__u32 set = filled_set();
-	struct place place;
+	const __u64 *comm = (const __u64 *)figures->comm;
+	const __u64 *laddr = (const __u64 *)figures->laddr;
 
-	group_of(&group, event, more);
-	totals = totals_of(set, &group);
-	if (!totals)
-		return;
-	place = place_in(set, totals);
-	if (story->end < 9) /* as it is */
-		__sync_fetch_and_add(&totals->ends[story->end], 1);
-	__sync_fetch_and_add(&totals->segs_out, story->segs_out);
-	if (story->retrans)
-		__sync_fetch_and_add(&totals->retrans, story->retrans);
-	count_quantity(&place, LIFE_US,
-		       config.whole_life ? session->life_us : session->span_us);
-	if (story->connect_us != (__u64)-1)
-		count_some(&place, CONNECT_US, story->connect_us);
-	count_quantity(&place, TX_BYTES, session->tx_bytes);
-	count_quantity(&place, RX_BYTES, session->rx_bytes);
-	if (story->srtt_us)
-		count_some(&place, RTT_US, story->srtt_us);
+	switch (number) {
+	case 0:
+	case 1:
+		return comm[number];
+	case 2:
+		return ports_and_kind(figures);
+	case 3:
+		return figures->cgroup;
+	case 4:
+		return two(config.by & BY_PID ? figures->pid : 0,
+			   config.by & BY_UID ? figures->uid : 0);
+	case 5:
+		return figures->netns;
+	case 6:
+	case 7:
+		return laddr[number - 6];
+	default:
+		return remote_part(figures, 2 * number - 16);
+	}
+}
+
+static __always_inline void count_figures(const struct place *place,
+					  const struct session_figures *figures)
+{
+	struct session_totals *totals = place->totals;
+
+	if (figures->end < 9) /* as it is */
+		add_to(place, &totals->ends[figures->end], 1);
+	add_to(place, &totals->segs_out, figures->segs_out);
+	if (figures->retrans)
+		add_to(place, &totals->retrans, figures->retrans);
+	count_quantity(place, LIFE_US, figures->life_us);
+	if (figures->connect_us != (__u64)-1)
+		count_some(place, CONNECT_US, figures->connect_us);
+	count_quantity(place, TX_BYTES, figures->tx_bytes);
+	count_quantity(place, RX_BYTES, figures->rx_bytes);
+	if (figures->rtt_us)
+		count_some(place, RTT_US, figures->rtt_us);
 }
 
 #endif

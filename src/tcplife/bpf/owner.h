@@ -32,6 +32,8 @@ struct config {
 	__u32 by;	  /* a bit an enum by: what groups sessions */
 	__u32 quantities; /* a bit an enum quantity: those that are added up */
 	__u32 words;	  /* a bit each 8 bytes of a group that are not all 0 */
+	__u32 processors; /* there may be */
+	__u32 batches;	  /* each processor's, in a set: one a program */
 	__u32 subnet_4[4]; /* the part of a remote address that groups: IPv4, */
 	__u32 subnet_6[4]; /* IPv6 */
 	__u8 family;	   /* 4, 6, or 0 for both */
@@ -48,7 +50,8 @@ struct config {
 	__u8 filter_netns;
 	__u8 filter_cgroup;
 	__u8 never;
-	__u8 unused[2];
+	__u8 hot_bits; /* of the number of slots, each processor's, in a set */
+	__u8 unused[1];
 };
 
 CONSTANT(config, config)

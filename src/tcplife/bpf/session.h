@@ -75,24 +75,27 @@ static __always_inline bool unpark(struct parked *it)
 	return it->waiting && __sync_val_compare_and_swap(&it->waiting, 1, 0);
 }
 
-static __always_inline bool take_parked(struct sock *sk, struct parked *taken)
+/*
+ * NULL, if there is nothing to be taken. It stays where it is, as does the
+ * socket meanwhile: `copy` is for tiers that have to take it out first.
+ */
+static __always_inline struct parked *take_parked(struct sock *sk,
+						  struct parked *copy)
 {
 	struct parked *it = of_socket(parked, sk);
 
-	if (!it || !unpark(it))
-		return false;
-	*taken = *it;
-	return true;
+	return it && unpark(it) ? it : NULL;
 }
 #else
-static __always_inline bool take_parked(struct sock *sk, struct parked *taken)
+static __always_inline struct parked *take_parked(struct sock *sk,
+						  struct parked *copy)
 {
 	struct parked *it = of_socket(parked, sk);
 
 	if (!it || !it->waiting)
-		return false;
-	*taken = *it;
-	return take_from_socket(parked, sk);
+		return NULL;
+	*copy = *it;
+	return take_from_socket(parked, sk) ? copy : NULL;
 }
 #endif
 

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Adding up instead of telling: no record leaves the kernel. What is kept of a
- * group (struct GROUP, which the program has declared) are, in struct TOTALS,
- * counts and sums, and of each quantity a histogram whose buckets are entries
- * of a hash: most are empty.
+ * group are counts and sums, and of each quantity a histogram whose buckets are
+ * entries of a hash: most are empty.
+ *
+ * The program has declared before what is added up (struct EVENT), what of it
+ * counts (struct FIGURES, which take_figures() fills), the groups (struct
+ * GROUP: words of 8 bytes, which group_word() makes of figures), and what is
+ * kept of one (struct TOTALS), to which count_figures() adds.
  *
  * There are two sets of maps. User space has the programs use the other one
  * (control.filled), waits for those that run, and reads and empties the first
@@ -39,27 +43,6 @@ struct {
 	__array(values, struct buckets);
 } buckets SEC(".maps") = {.values = {&buckets_0, &buckets_1}};
 
-/*
- * Most counts are of few buckets: each of those has a slot of its own, which
- * costs a fifth of a look into the hash. Where another has the slot, the hash
- * takes it.
- */
-#define HOT_BITS 12
-
-struct hot_bucket {
-	__u64 key; /* struct bucket_key as a number; 0: free */
-	__u64 count;
-};
-
-/* Both sets, one after the other. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 << HOT_BITS);
-	__type(key, __u32);
-	__type(value, struct hot_bucket);
-} hot_buckets SEC(".maps");
-
 struct groups {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -79,27 +62,77 @@ struct {
 } groups SEC(".maps") = {.values = {&groups_0, &groups_1}};
 
 /*
- * Most sessions are of few groups, too: for them a slot is a cache of the hash,
- * which costs a sixth of a look into that. It has counts and sums of its own.
+ * Most sessions are of few groups: those have slots, of each processor's own,
+ * where nothing has to be atomic, nor to come from another processor's cache.
+ * A slot is a page: a cache of the hash, with counts and sums of its own, and
+ * with those of the buckets that have room in it.
  */
-#define HOT_GROUPS_BITS 9
+struct hot_bucket {
+	__u32 key; /* quantity + 1, and bucket; 0: free */
+	__u32 count;
+};
 
-struct hot_group {
-	__u64 state; /* 0: free, TAKEN: being written, else mark_of() */
+struct hot_state {
+	__u64 mark; /* mark_of() the group; 0: free */
+	__u32 held; /* by a program that adds to it */
+	__u32 unused;
+};
+
+struct hot_head {
+	struct hot_state state;
 	struct GROUP group;
 	struct TOTALS totals;
 };
 
-#define TAKEN 2
+#define HOT_BUCKETS                                                            \
+	((4096 - sizeof(struct hot_head)) / sizeof(struct hot_bucket))
+/* How many, one after the other, may be a value's. */
+#define HOT_TRIES 4
 
-/* Both sets, one after the other. */
+struct hot {
+	struct hot_head head;
+	struct hot_bucket buckets[HOT_BUCKETS];
+};
+_Static_assert(sizeof(struct hot) == 4096, "as user space has it");
+
+/* By processor, set and group; user space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 << HOT_GROUPS_BITS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct hot_group);
-} hot_groups SEC(".maps");
+	__type(value, struct hot);
+} hot SEC(".maps");
+
+/*
+ * To count takes code and memory that what was done since the last time has
+ * pushed out of the processor's caches. So each processor's figures wait until
+ * they fill a batch. What interrupts a program that adds to one, or on Linux 7
+ * runs while that waits for its turn, takes the next: there are as many as
+ * there are programs, of which a processor runs each once at a time
+ * (changes.h).
+ */
+#define BATCH 32
+#define MOST_BATCHES 10
+
+struct batch {
+	__u32 held; /* by a program that adds to it */
+	__u32 size;
+	__u64 unused[7];
+	struct FIGURES figures[BATCH];
+};
+
+/*
+ * By processor, set and number; user space sets the size. Nobody maps it, but
+ * what can be mapped begins where a cache's line does.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct batch);
+} batches SEC(".maps");
 
 /* Zeros to begin with, too large for the stack. */
 struct {
@@ -108,12 +141,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct TOTALS);
 } blank_totals SEC(".maps");
-
-/* To be asked for once a session, or else it might be counted in both. */
-static __always_inline __u32 filled_set(void)
-{
-	return *(volatile __u64 *)&control.filled;
-}
 
 /*
  * Log-linear: exact below 128, from there 64 buckets for each power of two.
@@ -155,52 +182,56 @@ static __always_inline __u16 bucket_of(__u64 value)
 /* Where one session is counted. */
 struct place {
 	__u32 set;
-	__u32 group;
-	struct quantity_sum *sums;
+	struct hot *hot; /* NULL: in the hashes */
+	struct TOTALS *totals;
 };
 
-static __always_inline struct place place_in(__u32 set, struct TOTALS *totals)
+static __always_inline void add_to(const struct place *place, __u64 *sum,
+				   __u64 amount)
 {
-	struct place place = {
-		.set = set,
-		.group = totals->id,
-		.sums = totals->sums,
-	};
-
-	return place;
+	if (place->hot)
+		*sum += amount;
+	else
+		__sync_fetch_and_add(sum, amount);
 }
 
-static __always_inline bool count_hot(const struct place *place,
-				      struct bucket_key of)
+static __always_inline bool count_in_slot(struct hot *hot, __u16 quantity,
+					  __u16 bucket)
 {
-	__u64 key =
-		of.group | (__u64)of.quantity << 32 | (__u64)of.bucket << 48;
-	__u32 slot = place->set << HOT_BITS | hash_of(key, HOT_BITS);
-	struct hot_bucket *hot = bpf_map_lookup_elem(&hot_buckets, &slot);
-	__u64 seen;
+	__u32 key = (quantity + 1) << 16 | bucket;
+	__u64 hash = key * 0x9e3779b1U;
+	__u32 first = hash * (HOT_BUCKETS - HOT_TRIES + 1) >> 32;
 
-	if (!hot)
-		return false;
-	seen = hot->key;
-	if (!seen)
-		seen = __sync_val_compare_and_swap(&hot->key, 0, key);
-	if (seen && seen != key)
-		return false;
-	__sync_fetch_and_add(&hot->count, 1);
-	return true;
+	for (int i = 0; i < HOT_TRIES; i++) {
+		struct hot_bucket *slot = &hot->buckets[first + i];
+
+		if (!slot->key)
+			slot->key = key;
+		if (slot->key == key && slot->count != (__u32)-1) {
+			slot->count++;
+			return true;
+		}
+	}
+	return false;
 }
 
-static __always_inline void count_bucket(const struct place *place,
-					 __u16 quantity, __u64 value)
+static __always_inline void keep_most(__u64 *most, __u64 value)
 {
-	struct bucket_key key = {place->group, quantity, bucket_of(value)};
-	__u32 set = place->set;
+	for (int i = 0; i < 8; i++) {
+		__u64 seen = *(volatile __u64 *)most;
+
+		if (value <= seen ||
+		    __sync_val_compare_and_swap(most, seen, value) == seen)
+			return;
+	}
+}
+
+static __always_inline void count_in_hash(__u32 set, struct bucket_key key)
+{
 	__u64 one = 1;
 	__u64 *count;
 	void *map;
 
-	if (count_hot(place, key))
-		return;
 	map = bpf_map_lookup_elem(&buckets, &set);
 	if (!map)
 		return;
@@ -215,82 +246,108 @@ static __always_inline void count_bucket(const struct place *place,
 		__sync_fetch_and_add(&counted.uncounted, 1);
 }
 
-static __always_inline void keep_most(__u64 *most, __u64 value)
+/*
+ * Not static: the verifier goes through it once, and not at each call. It takes
+ * pointers there since Linux 5.13, and they may be NULL. where: set and group.
+ */
+__noinline int count_value(struct hot *hot, struct quantity_sum *sum,
+			   __u64 value, __u32 quantity, __u64 where)
 {
-	for (int i = 0; i < 8; i++) {
-		__u64 seen = *(volatile __u64 *)most;
+	__u16 bucket = bucket_of(value);
 
-		if (value <= seen ||
-		    __sync_val_compare_and_swap(most, seen, value) == seen)
-			return;
+	if (!sum)
+		return 0;
+	if (hot) {
+		sum->total += value;
+		if (sum->most < value)
+			sum->most = value;
+		if (count_in_slot(hot, quantity, bucket))
+			return 0;
+	} else {
+		__sync_fetch_and_add(&sum->total, value);
+		keep_most(&sum->most, value);
 	}
+	count_in_hash(where >> 32,
+		      (struct bucket_key){where, quantity, bucket});
+	return 0;
 }
 
-/* A hash, and odd: neither 0 nor TAKEN. */
-static __always_inline __u64 mark_of(const struct GROUP *group)
+static __always_inline void count_quantity(const struct place *place,
+					   __u16 quantity, __u64 value)
+{
+	if (config.quantities & 1U << quantity)
+		count_value(place->hot, &place->totals->sums[quantity], value,
+			    quantity,
+			    (__u64)place->set << 32 | place->totals->id);
+}
+
+/* What not each session has. */
+static __always_inline void count_some(const struct place *place,
+				       __u16 quantity, __u64 value)
+{
+	if (!(config.quantities & 1U << quantity))
+		return;
+	add_to(place, &place->totals->sums[quantity].count, 1);
+	count_quantity(place, quantity, value);
+}
+
+static __always_inline void take_figures(struct FIGURES *figures,
+					 const struct EVENT *event);
+static __always_inline __u64 group_word(const struct FIGURES *figures,
+					unsigned int number);
+static __always_inline void count_figures(const struct place *place,
+					  const struct FIGURES *figures);
+
+#define WORDS (sizeof(struct GROUP) / 8)
+
+static __always_inline bool is_used(unsigned int number)
+{
+	return config.words & 1U << number;
+}
+
+static __always_inline void make_group(struct GROUP *group,
+				       const struct FIGURES *figures)
+{
+	__u64 *words = (__u64 *)group;
+
+	for (unsigned int i = 0; i < WORDS; i++)
+		words[i] = is_used(i) ? group_word(figures, i) : 0;
+}
+
+static __always_inline bool is_of_group(const struct FIGURES *figures,
+					const struct GROUP *group)
 {
 	const __u64 *words = (const __u64 *)group;
+	__u64 difference = 0;
+
+	for (unsigned int i = 0; i < WORDS; i++)
+		if (is_used(i))
+			difference |= words[i] ^ group_word(figures, i);
+	return !difference;
+}
+
+/* A hash of the event's group, and odd: not 0. */
+static __always_inline __u64 mark_of(const struct FIGURES *figures)
+{
 	__u64 mark = 0;
 
 	/* Products that do not wait for one another. */
-	for (unsigned int i = 0; i < sizeof(*group) / 8; i++)
-		if (config.words & 1U << i)
-			mark += words[i] *
+	for (unsigned int i = 0; i < WORDS; i++)
+		if (is_used(i))
+			mark += group_word(figures, i) *
 				(0x9e3779b97f4a7c15ULL * (2 * i + 1));
 	return mark | 1;
 }
 
-static __always_inline struct hot_group *hot_slot(__u32 set, __u64 mark)
+/* What is kept of a group in the hash; NULL if there is no room for it. */
+static __always_inline struct TOTALS *totals_of(struct GROUP *group, __u32 set)
 {
-	__u32 slot = set << HOT_GROUPS_BITS | mark >> (64 - HOT_GROUPS_BITS);
-
-	return bpf_map_lookup_elem(&hot_groups, &slot);
-}
-
-/*
- * Where the mark is seen but not yet what was written before it, as may be on
- * arm64, it is not the same group: it only goes to the hash.
- */
-static __always_inline bool same_group(const struct GROUP *a,
-				       const struct GROUP *b)
-{
-	const __u64 *left = (const __u64 *)a;
-	const __u64 *right = (const __u64 *)b;
-	__u64 difference = 0;
-
-	for (unsigned int i = 0; i < sizeof(*a) / 8; i++)
-		if (config.words & 1U << i)
-			difference |= left[i] ^ right[i];
-	return !difference;
-}
-
-static __always_inline void take_slot(struct hot_group *hot, __u64 mark,
-				      const struct GROUP *group, __u32 id)
-{
-	if (hot->state || __sync_val_compare_and_swap(&hot->state, 0, TAKEN))
-		return;
-	hot->group = *group;
-	hot->totals.id = id;
-	__sync_val_compare_and_swap(&hot->state, TAKEN, mark);
-}
-
-/*
- * What is kept of a group. One that finds no room becomes part of the group of
- * all others, which user space has put there.
- */
-static __always_inline struct TOTALS *totals_of(__u32 set, struct GROUP *group)
-{
-	__u64 mark = mark_of(group);
-	struct hot_group *hot = hot_slot(set, mark);
+	void *map = bpf_map_lookup_elem(&groups, &set);
 	struct TOTALS *totals;
 	__u32 key = 0;
 	void *blank;
-	void *map;
 	__u32 id;
 
-	if (hot && hot->state == mark && same_group(&hot->group, group))
-		return &hot->totals;
-	map = bpf_map_lookup_elem(&groups, &set);
 	if (!map)
 		return NULL;
 	totals = bpf_map_lookup_elem(map, group);
@@ -300,42 +357,176 @@ static __always_inline struct TOTALS *totals_of(__u32 set, struct GROUP *group)
 			bpf_map_update_elem(map, group, blank, BPF_NOEXIST);
 		totals = bpf_map_lookup_elem(map, group);
 	}
-	if (!totals) {
-		__sync_fetch_and_add(&counted.folded, 1);
-		__builtin_memset(group, 0, sizeof(*group));
-		group->other = 1;
-		totals = bpf_map_lookup_elem(map, group);
-	}
 	if (totals && !totals->id) {
 		/* Several may want to number it: one does. */
 		id = __sync_fetch_and_add(&counted.groups, 1) + 1;
 		__sync_val_compare_and_swap(&totals->id, 0, id);
 	}
-	if (totals && hot && !group->other)
-		take_slot(hot, mark, group, totals->id);
 	return totals;
 }
 
-static __always_inline void count_quantity(const struct place *place,
-					   __u16 quantity, __u64 value)
+/* 0 if there is no room. */
+__noinline int number_in_hash(struct GROUP *group, __u32 set)
 {
-	struct quantity_sum *sum = &place->sums[quantity];
+	struct TOTALS *totals = group ? totals_of(group, set) : NULL;
 
-	if (!(config.quantities & 1U << quantity))
-		return;
-	__sync_fetch_and_add(&sum->total, value);
-	keep_most(&sum->most, value);
-	count_bucket(place, quantity, value);
+	return totals ? totals->id : 0;
 }
 
-/* What not each session has. */
-static __always_inline void count_some(const struct place *place,
-				       __u16 quantity, __u64 value)
+static __always_inline void let_go(__u32 *held)
 {
-	if (!(config.quantities & 1U << quantity))
+	barrier();
+	*(volatile __u32 *)held = 0;
+}
+
+/*
+ * The group's slot, or one that is free, for this program alone until it lets
+ * go of it: what interrupts it goes to the hashes, and so does, on Linux 7,
+ * what runs while it waits for its turn (changes.h).
+ */
+static __always_inline struct hot *hold_slot(const struct FIGURES *figures,
+					     __u32 set, __u64 mark)
+{
+	__u32 first = (bpf_get_smp_processor_id() << 1 | set)
+		      << config.hot_bits;
+
+	for (__u32 i = 0; i < 2; i++) {
+		__u32 key = first | (mark >> (64 - config.hot_bits) ^ i);
+		struct hot *slot = bpf_map_lookup_elem(&hot, &key);
+
+		if (!slot)
+			return NULL;
+		if (slot->head.state.mark && slot->head.state.mark != mark)
+			continue;
+		if (__sync_val_compare_and_swap(&slot->head.state.held, 0, 1))
+			return NULL;
+		if (!slot->head.state.mark ||
+		    is_of_group(figures, &slot->head.group))
+			return slot;
+		let_go(&slot->head.state.held);
+	}
+	return NULL;
+}
+
+/* In a slot: returns 0 if there is none. */
+__noinline int count_hot(const struct FIGURES *figures, __u32 set)
+{
+	struct place place = {.set = set};
+	struct hot *slot;
+	__u64 mark;
+
+	if (!figures)
+		return 0;
+	mark = mark_of(figures);
+	slot = hold_slot(figures, set, mark);
+	if (!slot)
+		return 0;
+	if (!slot->head.state.mark) {
+		make_group(&slot->head.group, figures);
+		slot->head.totals.id = number_in_hash(&slot->head.group, set);
+		if (!slot->head.totals.id) {
+			let_go(&slot->head.state.held);
+			return 0;
+		}
+		slot->head.state.mark = mark;
+	}
+	place.hot = slot;
+	place.totals = &slot->head.totals;
+	count_figures(&place, figures);
+	let_go(&slot->head.state.held);
+	return 1;
+}
+
+/*
+ * In the hashes. A group that finds no room there becomes part of that of all
+ * others, which user space has put there.
+ */
+__noinline int count_cold(const struct FIGURES *figures, __u32 set)
+{
+	struct place place = {.set = set};
+	struct GROUP group;
+
+	if (!figures)
+		return 0;
+	make_group(&group, figures);
+	place.totals = totals_of(&group, set);
+	if (!place.totals) {
+		__sync_fetch_and_add(&counted.folded, 1);
+		__builtin_memset(&group, 0, sizeof(group));
+		group.other = 1;
+		place.totals = totals_of(&group, set);
+	}
+	if (place.totals)
+		count_figures(&place, figures);
+	return 0;
+}
+
+__noinline int count_batch(struct batch *batch, __u32 set)
+{
+	if (!batch)
+		return 0;
+	for (__u32 i = 0; i < BATCH; i++) {
+		if (i >= batch->size)
+			break;
+		if (!count_hot(&batch->figures[i], set))
+			count_cold(&batch->figures[i], set);
+	}
+	batch->size = 0;
+	return 0;
+}
+
+static __always_inline struct batch *batch_of(__u32 processor, __u32 set,
+					      __u32 number)
+{
+	__u32 key = (processor << 1 | set) * config.batches + number;
+
+	return bpf_map_lookup_elem(&batches, &key);
+}
+
+static __always_inline struct batch *hold_batch(__u32 set)
+{
+	__u32 processor = bpf_get_smp_processor_id();
+
+	for (__u32 i = 0; i < MOST_BATCHES && i < config.batches; i++) {
+		struct batch *batch = batch_of(processor, set, i);
+
+		if (!batch)
+			return NULL;
+		if (!__sync_val_compare_and_swap(&batch->held, 0, 1))
+			return batch;
+	}
+	return NULL;
+}
+
+/* The set is asked for once, or an event might be counted in both. */
+static __always_inline void count(const struct EVENT *event)
+{
+	__u32 set = *(volatile __u64 *)&control.filled;
+	struct batch *batch = hold_batch(set);
+
+	if (!batch) { /* which cannot be */
+		__sync_fetch_and_add(&counted.lost_events, 1);
 		return;
-	__sync_fetch_and_add(&place->sums[quantity].count, 1);
-	count_quantity(place, quantity, value);
+	}
+	take_figures(&batch->figures[batch->size % BATCH], event);
+	if (++batch->size >= BATCH)
+		count_batch(batch, set);
+	let_go(&batch->held);
+}
+
+/* What still waits of the set that isn't filled. Runs at once: there is a map.
+ */
+SEC("iter/bpf_map")
+int count_rest(struct bpf_iter__bpf_map *ctx)
+{
+	__u32 set = !control.filled;
+
+	if (ctx->meta->seq_num)
+		return 0;
+	for (__u32 processor = 0; processor < config.processors; processor++)
+		for (__u32 i = 0; i < MOST_BATCHES && i < config.batches; i++)
+			count_batch(batch_of(processor, set, i), set);
+	return 0;
 }
 
 #endif

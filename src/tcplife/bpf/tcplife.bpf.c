@@ -16,7 +16,7 @@
 struct session {
 	__u64 first_ns; /* the first state seen */
 	__u64 birth_ns; /* the last early one */
-#ifdef STORY
+#if defined(STORY) && !defined(SUMMARY)
 	__u64 fin_ns; /* the first FIN */
 #endif
 	struct owner_more more;
@@ -26,17 +26,20 @@ struct session {
 	__u8 established;
 	__u8 over; /* has ended, but is still in the map */
 #ifdef STORY
-	__u8 first;
 	__u8 before; /* older than the trace; then `active` is not known */
 	__u8 held;   /* the round of walk.h in which its owner held it */
+	__u8 first;
 	__u8 unused[5];
 #endif
 };
 
+/* The functions that add up take their part of the 512 bytes of stack. */
 #ifdef SUMMARY
 #define RING_BYTES 4096 /* not used */
+#define APART static __noinline
 #else
 #define RING_BYTES (2 * 1024 * 1024)
+#define APART static __always_inline
 #endif
 #include "trace.h"
 #include "listeners.h"
@@ -132,10 +135,10 @@ static __always_inline void send(void *ctx, struct event *event,
 {
 	if (!wanted_owner(&event->session.owner, more))
 		return;
-#ifdef SUMMARY
-	count_session(event, more);
-#else
 	tell_owner_more(event, more);
+#ifdef SUMMARY
+	count(event);
+#else
 	send_record(ctx, event, sizeof(*event), event->session.time_ns);
 #endif
 }
@@ -148,14 +151,15 @@ static __always_inline void send(void *ctx, struct event *event,
 static __always_inline void resolve(void *ctx, struct sock *sk, bool by_task)
 {
 	struct session_event *session;
-	struct parked it;
+	struct parked copy;
+	struct parked *it = take_parked(sk, &copy);
 
-	if (!take_parked(sk, &it))
+	if (!it)
 		return;
-	session = &it.event.session;
+	session = &it->event.session;
 	if (by_task || closing_listener_on(session->lport))
-		own(&session->owner, &it.more, it.certainty, OWNER_ENDED);
-	send(ctx, &it.event, &it.more);
+		own(&session->owner, &it->more, it->certainty, OWNER_ENDED);
+	send(ctx, &it->event, &it->more);
 	__sync_fetch_and_add(&counted.resolved, 1);
 }
 
@@ -226,8 +230,8 @@ static __always_inline bool park(const struct event *event,
 }
 
 /* before: it is older than the trace. */
-static __always_inline void begin(struct sock *sk, bool active,
-				  bool established, bool before, bool by_task)
+APART void begin(struct sock *sk, bool active, bool established, bool before,
+		 bool by_task)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct session session = {

@@ -86,24 +86,37 @@ struct state_totals {
 	struct quantity_sum sums[1];
 };
 
+struct state_figures {
+	__u64 span_us; /* -1: not known */
+	struct transition states;
+	__u8 unused[6];
+};
+
+#define EVENT state_event
+#define FIGURES state_figures
 #define GROUP state_group
 #define TOTALS state_totals
 #include "summary.h"
 
-static __always_inline void count_change(const struct state_event *event)
+static __always_inline void take_figures(struct state_figures *figures,
+					 const struct state_event *event)
 {
-	struct state_group group = {.oldstate = event->states.oldstate,
-				    .newstate = event->states.newstate};
-	__u32 set = filled_set();
-	struct state_totals *totals = totals_of(set, &group);
-	struct place place;
+	figures->span_us = event->first ? (__u64)-1 : event->span_us;
+	figures->states = event->states;
+}
 
-	if (!totals)
-		return;
-	place = place_in(set, totals);
-	__sync_fetch_and_add(&totals->changes, 1);
-	if (!event->first)
-		count_some(&place, 0, event->span_us);
+static __always_inline __u64 group_word(const struct state_figures *figures,
+					unsigned int number)
+{
+	return figures->states.oldstate | figures->states.newstate << 8;
+}
+
+static __always_inline void count_figures(const struct place *place,
+					  const struct state_figures *figures)
+{
+	add_to(place, &place->totals->changes, 1);
+	if (figures->span_us != (__u64)-1)
+		count_some(place, 0, figures->span_us);
 }
 #endif
 
@@ -113,7 +126,7 @@ static __always_inline void send(void *ctx, const struct state_event *event)
 						1 << event->states.newstate)))
 		return;
 #ifdef SUMMARY
-	count_change(event);
+	count(event);
 #else
 	send_record(ctx, (void *)event, sizeof(*event), event->time_ns);
 #endif

@@ -35,35 +35,32 @@ static __always_inline __u8 dir_of(const struct session *session,
 	return excess ? DIR_OUT : DIR_IN;
 }
 
-static __always_inline void tell_times(struct story *story,
-				       const struct session *session,
-				       const struct session_event *told)
+static __always_inline void tell_connect(struct story *story,
+					 const struct session *session,
+					 const struct session_event *told)
 {
-	__u64 close_us = 0;
-
-	story->connect_us = -1;
-	story->open_us = told->life_us;
-	if (session->active && !session->before) {
+	if (!session->active || session->before)
+		story->connect_us = -1;
+	else if (session->established)
+		story->connect_us = told->life_us - told->span_us;
+	else
 		story->connect_us = told->life_us;
-		story->open_us = 0;
-		if (session->established) {
-			story->connect_us -= told->span_us;
-			story->open_us = told->span_us;
-		}
-	}
-	if (session->fin_ns)
-		close_us = (told->time_ns - session->fin_ns) / 1000;
-	/* They are cut to microseconds, each, but have to add up. */
-	if (close_us > story->open_us)
-		close_us = story->open_us;
-	story->open_us -= close_us;
-	story->close_us = close_us;
 }
 
+/* Of what is added up, not all is asked for. */
 static __always_inline bool tells_netns(void)
 {
 #ifdef SUMMARY
 	return config.by & BY_NETNS || config.filter_netns;
+#else
+	return true;
+#endif
+}
+
+static __always_inline bool tells_rtt(void)
+{
+#ifdef SUMMARY
+	return config.quantities & 1U << RTT_US;
 #else
 	return true;
 #endif
@@ -82,33 +79,13 @@ static __always_inline __u32 netns_of(const struct tcp_sock *tp)
 	return FIELD(net, ns.inum);
 }
 
-/* Beyond what is added up. */
-static __always_inline void tell_more(struct story *story,
-				      const struct session *session,
-				      const struct tcp_sock *tp, int state)
-{
-	const struct tcp_congestion_ops *ca = FIELD(tp, inet_conn.icsk_ca_ops);
-
-	if (session->established) {
-		story->lost_bytes = FIELD(tp, write_seq) - FIELD(tp, snd_una);
-		/* Our FIN takes a sequence number. */
-		if (story->lost_bytes && fin_sent(state))
-			story->lost_bytes--;
-	}
-
-	READ_ARRAY(story->cc, ca, name);
-	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
-	story->retrans_bytes = FIELD_OR_0(tp, bytes_retrans);
-	story->segs_in = FIELD(tp, segs_in);
-	story->mss = FIELD(tp, mss_cache);
-}
-
 static __always_inline void tell_network(struct story *story,
 					 const struct session *session,
 					 const struct sock *sk,
 					 const struct tcp_sock *tp, int state)
 {
-	story->srtt_us = FIELD(tp, srtt_us) >> 3;
+	if (tells_rtt())
+		story->srtt_us = FIELD(tp, srtt_us) >> 3;
 	story->retrans = FIELD(tp, total_retrans);
 	story->segs_out = FIELD(tp, segs_out);
 	if (session->established) {
@@ -121,6 +98,59 @@ static __always_inline void tell_network(struct story *story,
 	}
 	if (tells_netns())
 		story->netns = netns_of(tp);
+}
+
+/*
+ * Does closing the socket send a reset (net/ipv4/tcp.c, __tcp_close())? Where
+ * the peer's FIN has come, it is not closing that ends the session.
+ */
+static __always_inline bool cuts(const struct sock *sk,
+				 const struct story *story)
+{
+	return !has_flag(sk, SOCK_DONE) &&
+	       (story->unread_bytes ||
+		(has_flag(sk, SOCK_LINGER) && !FIELD(sk, sk_lingertime)));
+}
+
+#ifdef SUMMARY
+static __always_inline void note_fin(struct session *session, int newstate)
+{
+}
+
+static __always_inline void tell_more(struct story *story,
+				      const struct session *session,
+				      const struct session_event *told,
+				      const struct tcp_sock *tp, int state)
+{
+}
+#else
+static __always_inline void note_fin(struct session *session, int newstate)
+{
+	if (newstate == BPF_TCP_CLOSING)
+		session->first = FIRST_BOTH;
+	if (session->fin_ns)
+		return;
+	session->fin_ns = bpf_ktime_get_ns();
+	session->first =
+		newstate == BPF_TCP_FIN_WAIT1 ? FIRST_LOCAL : FIRST_REMOTE;
+}
+
+static __always_inline void tell_times(struct story *story,
+				       const struct session *session,
+				       const struct session_event *told)
+{
+	__u64 close_us = 0;
+
+	story->open_us = told->life_us;
+	if (story->connect_us != (__u64)-1)
+		story->open_us -= story->connect_us;
+	if (session->fin_ns)
+		close_us = (told->time_ns - session->fin_ns) / 1000;
+	/* They are cut to microseconds, each, but have to add up. */
+	if (close_us > story->open_us)
+		close_us = story->open_us;
+	story->open_us -= close_us;
+	story->close_us = close_us;
 }
 
 static __always_inline __u8 first_of(const struct session *session, int state,
@@ -138,17 +168,31 @@ static __always_inline __u8 first_of(const struct session *session, int state,
 	return end == END_RESET_BY_PEER ? FIRST_REMOTE : FIRST_UNKNOWN;
 }
 
-/*
- * Does closing the socket send a reset (net/ipv4/tcp.c, __tcp_close())? Where
- * the peer's FIN has come, it is not closing that ends the session.
- */
-static __always_inline bool cuts(const struct sock *sk,
-				 const struct story *story)
+static __always_inline void tell_more(struct story *story,
+				      const struct session *session,
+				      const struct session_event *told,
+				      const struct tcp_sock *tp, int state)
 {
-	return !has_flag(sk, SOCK_DONE) &&
-	       (story->unread_bytes ||
-		(has_flag(sk, SOCK_LINGER) && !FIELD(sk, sk_lingertime)));
+	const struct tcp_congestion_ops *ca = FIELD(tp, inet_conn.icsk_ca_ops);
+
+	tell_times(story, session, told);
+	story->first = first_of(session, state, story->end);
+	story->before = session->before;
+	if (session->established) {
+		story->lost_bytes = FIELD(tp, write_seq) - FIELD(tp, snd_una);
+		/* Our FIN takes a sequence number. */
+		if (story->lost_bytes && fin_sent(state))
+			story->lost_bytes--;
+	}
+
+	READ_ARRAY(story->cc, ca, name);
+	story->min_rtt_us = FIELD(tp, rtt_min.s[0].v);
+	story->retrans_bytes = FIELD_OR_0(tp, bytes_retrans);
+	story->segs_in = FIELD(tp, segs_in);
+	story->mss = FIELD(tp, mss_cache);
 }
+
+#endif
 
 /* state: the one that it is in, or has just left. */
 static __always_inline void tell_story(struct event *event,
@@ -161,27 +205,12 @@ static __always_inline void tell_story(struct event *event,
 
 	__builtin_memset(story, 0, sizeof(*story));
 	story->error = open ? 0 : FIELD(sk, sk_err);
-	tell_times(story, session, &event->session);
+	tell_connect(story, session, &event->session);
 	tell_network(story, session, sk, tp, state);
 	story->end =
 		open ? END_OPEN : end_of(state, story->error, cuts(sk, story));
 	story->dir = dir_of(session, tp, state);
-#ifndef SUMMARY
-	story->first = first_of(session, state, story->end);
-	story->before = session->before;
-	tell_more(story, session, tp, state);
-#endif
-}
-
-static __always_inline void note_fin(struct session *session, int newstate)
-{
-	if (newstate == BPF_TCP_CLOSING)
-		session->first = FIRST_BOTH;
-	if (session->fin_ns)
-		return;
-	session->fin_ns = bpf_ktime_get_ns();
-	session->first =
-		newstate == BPF_TCP_FIN_WAIT1 ? FIRST_LOCAL : FIRST_REMOTE;
+	tell_more(story, session, &event->session, tp, state);
 }
 
 static __always_inline void begin_older(struct session *session, int state)
@@ -200,15 +229,20 @@ static __always_inline bool may_be_older(void)
 	return config.all && !control.noted;
 }
 
-static __always_inline struct session *older_session(struct sock *sk, int state)
+APART void keep_older(struct sock *sk, int state)
 {
 	struct session session;
 
+	begin_older(&session, state);
+	keep(sk, &session);
+}
+
+static __always_inline struct session *older_session(struct sock *sk, int state)
+{
 	/* It may have been told already: see changes.h. */
 	if (!may_be_older() || just_ended(sk))
 		return NULL;
-	begin_older(&session, state);
-	keep(sk, &session);
+	keep_older(sk, state);
 	return find(sk);
 }
 

@@ -50,6 +50,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__section_name": (c_char_p, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
+    "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [_PrintFunction]),
     "libbpf_version_string": (c_char_p, []),
     "perf_buffer__consume": (c_int, [c_void_p]),

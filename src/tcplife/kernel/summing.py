@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
-from operator import itemgetter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tcplife import layout, values
 from tcplife.histogram import Histogram
 from tcplife.kernel.libbpf import Library, reason
-from tcplife.kernel.program import LoadError, Program
+from tcplife.kernel.program import LoadError, Program, Struct, read_iterator
 from tcplife.summary import (
     DEFAULT_BY,
     KEYS,
@@ -30,20 +30,37 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tcplife.kernel.shared import Shared
+    from tcplife.kernel.tiers import Tier
     from tcplife.sinks.rows import Lookups
     from tcplife.summary import Group, Key
+
+
+def _struct(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
+    return struct.Struct("=" + "".join(code for _, code in fields))
+
 
 # How many buckets of histograms there is room for, for each group.
 BUCKETS = 64
 # How many entries are read at once.
 BATCH = 4096
-_SUM = struct.Struct("=QQQ")
+# Of bpf/summary.h, struct batch: one for each program that is attached.
+BATCHES = 3
+PREEMPTIBLE_BATCHES = 10
+# How much memory the slots of frequent groups take (bpf/summary.h, struct hot), unless
+# there are very many processors; and how many they are, as a power of two, for each.
+# What one counts that is put online later goes to the hashes.
+PROCESSORS = os.cpu_count() or 1
+HOT_BYTES = 16 << 20
+HOT_BITS = range(3, 9)
+# They are pages.
+HOT_PAGE = 4096
 # Of the quantities, those that not each session has.
 SOME = ("connect", "rtt")
-_BUCKET_KEY = struct.Struct("=" + "".join(code for _, code in layout.BUCKET_KEY))
+_SUM = struct.Struct("=QQQ")
+_BUCKET_KEY = _struct(layout.BUCKET_KEY)
 _COUNT = struct.Struct("=Q")
-# A bucket's key, as a number, is the bytes of its fields.
-_HOT_BUCKET = struct.Struct(_BUCKET_KEY.format + _COUNT.format[1:])
+_HOT_STATE = _struct(layout.HOT_STATE)
+_HOT_BUCKET = _struct(layout.HOT_BUCKET)
 _WORDS = struct.Struct("=4I")
 # bpf/groups.h, enum by: a bit a field, in this order
 _BY_BITS = (
@@ -138,21 +155,33 @@ class Sums:
         self._group = _struct(self._group_fields)
         self._totals = _struct(layout.STATE_TOTALS if states else layout.SESSION_TOTALS)
         self._key_of = _state_key if states else self._session_key(lookups)
-        self._hot_group = struct.Struct(
-            f"=Q{self._group.format[1:]}{self._totals.format[1:]}"
-        )
-        self._hot_groups = _halves(program.memory("hot_groups"))
-        self._hot_buckets = _halves(program.memory("hot_buckets"))
+        self._hot = program.memory("hot")
         self._filled = 0
         self._add_other(0)
         self._add_other(1)
 
     @staticmethod
-    def set_up(program: Program, request: Request) -> None:
+    def set_up(
+        library: Library,
+        program: Program,
+        config: Struct,
+        request: Request,
+        tier: Tier,
+    ) -> None:
         """Before loading."""
+        config.update(request.config())
+        for name, words in request.masks().items():
+            config.set(name, *words)
         for number in "01":
             program.set_size(f"groups_{number}", request.max_groups + 1)
             program.set_size(f"buckets_{number}", request.max_groups * BUCKETS)
+        processors = library.libbpf_num_possible_cpus()
+        batches = PREEMPTIBLE_BATCHES if tier.is_preemptible else BATCHES
+        program.set_size("batches", processors * 2 * batches)
+        program.set_size("hot", PROCESSORS * 2 << _hot_bits())
+        config.set("processors", processors)
+        config.set("batches", batches)
+        config.set("hot_bits", _hot_bits())
 
     def _session_key(self, lookups: Lookups) -> Callable[[Mapping[str, Any]], Key]:
         fields, make = key_function(self._request.by, lookups)
@@ -173,16 +202,18 @@ class Sums:
         taken, self._filled = self._filled, 1 - self._filled
         self._shared.set("filled", self._filled)
         self._wait_for_programs()
+        for _ in read_iterator(self._program.iterate("count_rest")):
+            pass  # it writes nothing
         summary = Summary(self._request.by)
         groups: dict[int, Group] = {}
         states = self._request.states
         names = [name for name, _ in self._group_fields]
-        for raw, totals in self._groups(taken):
-            number, _, *counts, sums = totals
+        hot = list(self._take_hot(taken))
+        for raw, totals in self._groups(taken, hot):
             if states:
-                (count,) = counts
+                number, _, count, sums = totals
             else:
-                segs_out, retrans, *ends = counts
+                number, _, segs_out, sums, *ends, retrans = totals
                 count = sum(ends)
             if not count:
                 continue
@@ -204,7 +235,7 @@ class Sums:
                 if not states and name not in SOME:
                     values_count = count
                 _add_sums(group.quantities[name], values_count, total, most)
-        for number, quantity, bucket, count in self._counts(taken):
+        for number, quantity, bucket, count in self._counts(taken, hot):
             if number in groups:
                 buckets = groups[number].quantities[QUANTITIES[quantity]].buckets
                 buckets[bucket] = buckets.get(bucket, 0) + count
@@ -223,23 +254,39 @@ class Sums:
             raise LoadError(f"map groups: {reason()}")
 
     def close(self) -> None:
-        for memory in (*self._hot_groups, *self._hot_buckets):
-            memory.release()
+        self._hot.release()
 
-    def _groups(self, number: int) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """Each group with what is kept of it: perhaps twice, to be added up."""
+    def _take_hot(self, number: int) -> Iterator[bytes]:
+        """The slots in use, which are left empty."""
+        half = HOT_PAGE << _hot_bits()
+        for start in range(number * half, len(self._hot), 2 * half):
+            for at in range(start, start + half, HOT_PAGE):
+                mark, *_ = _HOT_STATE.unpack_from(self._hot, at)
+                if mark:
+                    yield bytes(self._hot[at : at + HOT_PAGE])
+                    self._hot[at : at + HOT_PAGE] = bytes(HOT_PAGE)
+
+    def _groups(
+        self, number: int, hot: Sequence[bytes]
+    ) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """Each group with what is kept of it: perhaps several times, to be added up."""
         yield from self._drain("groups", number, self._group, self._totals)
-        fields = len(self._group_fields)
-        for _, *hot in filter(
-            itemgetter(0), self._hot_group.iter_unpack(_taken(self._hot_groups[number]))
-        ):
-            yield tuple(hot[:fields]), tuple(hot[fields:])
+        at = _HOT_STATE.size + self._group.size
+        for slot in hot:
+            group = self._group.unpack_from(slot, _HOT_STATE.size)
+            yield group, self._totals.unpack_from(slot, at)
 
-    def _counts(self, number: int) -> Iterator[tuple[int, int, int, int]]:
+    def _counts(
+        self, number: int, hot: Sequence[bytes]
+    ) -> Iterator[tuple[int, int, int, int]]:
         """Group, quantity, bucket, and how many of its values are in that."""
-        hot = _taken(self._hot_buckets[number])
-        if hot.strip(b"\0"):
-            yield from filter(itemgetter(3), _HOT_BUCKET.iter_unpack(hot))
+        at = _HOT_STATE.size + self._group.size
+        first = at + self._totals.size
+        for slot in hot:
+            group, *_ = self._totals.unpack_from(slot, at)
+            for key, count in _HOT_BUCKET.iter_unpack(slot[first:]):
+                if key:
+                    yield group, (key >> 16) - 1, key & 0xFFFF, count
         for key, count in self._drain("buckets", number, _BUCKET_KEY, _COUNT):
             yield *key, *count
 
@@ -270,20 +317,9 @@ class Sums:
                 return
 
 
-def _halves(memory: memoryview) -> tuple[memoryview, memoryview]:
-    half = len(memory) // 2
-    return memory[:half], memory[half:]
-
-
-def _taken(memory: memoryview) -> bytes:
-    """What is in it, which is left empty."""
-    found = bytes(memory)
-    memory[:] = bytes(len(found))
-    return found
-
-
-def _struct(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
-    return struct.Struct("=" + "".join(code for _, code in fields))
+def _hot_bits() -> int:
+    slots = HOT_BYTES // (2 * HOT_PAGE * PROCESSORS)
+    return min(max(slots.bit_length() - 1, HOT_BITS[0]), HOT_BITS[-1])
 
 
 def _zero(code: str) -> int | bytes:

@@ -296,10 +296,7 @@ class Trace:
         if self._request and tier.has_storage:
             from tcplife.kernel.summing import Sums
 
-            config.update(self._request.config())
-            for name, words in self._request.masks().items():
-                config.set(name, *words)
-            Sums.set_up(program, self._request)
+            Sums.set_up(self._library, program, config, self._request, tier)
         if not tier.has_storage:
             program.set_size("open_sessions", self._max_sessions)
         if not tier.is_preemptible:
@@ -312,7 +309,8 @@ class Trace:
         if self._wire is not STORY:
             return
         if self._scope == NEW:
-            program.leave_out("iter/")
+            program.leave_out("iter/tcp")
+            program.leave_out("iter/task_file")
         elif self._scope == OPEN:
             program.leave_out("tp_btf/")
         control.set("began_ns", time.clock_gettime_ns(time.CLOCK_MONOTONIC))
