@@ -18,10 +18,10 @@ BPF_CFLAGS := -target bpf -O2 -g -Wall -Wextra -Wno-unused-parameter \
 BUILD = $(CLANG) $(BPF_CFLAGS) -c $< -o $@ && $(STRIP) -g $@
 
 .PHONY: bpf man format vmtest clean
-bpf: $(OBJECTS) $(OLDER) src/tcplife/layout.py
+bpf: $(OBJECTS) $(OLDER) src/tcplife/records/abi.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
-.PHONY: $(OBJECTS) $(OLDER) src/tcplife/layout.py
+.PHONY: $(OBJECTS) $(OLDER) src/tcplife/records/abi.py
 # Atomic compare and exchange takes Linux 5.12.
 $(OBJECTS): BPF_CFLAGS += -mcpu=v3
 $(OBJECTS): %.o: %.c
@@ -34,7 +34,7 @@ $(filter %_3.bpf.o,$(OLDER)): $(BPF)/%_3.bpf.o: $(BPF)/%.bpf.c
 $(filter %_4.bpf.o,$(OLDER)): $(BPF)/%_4.bpf.o: $(BPF)/%.bpf.c
 	$(BUILD:-c=-DTIER=4 -c)
 
-src/tcplife/layout.py: $(OBJECTS) $(OLDER)
+src/tcplife/records/abi.py: $(OBJECTS) $(OLDER)
 	$(PYTHON) scripts/layout.py \
 		$(BPF)/tcplife.bpf.o:owner,session_event,config,counts,control \
 		$(BPF)/holders.bpf.o:walk \

@@ -26,10 +26,11 @@ import run as bench
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
-from tcplife.events import STORY, Batch, Loss  # noqa: E402
 from tcplife.recording.files import One  # noqa: E402
 from tcplife.recording.reader import open_recording  # noqa: E402
 from tcplife.recording.writer import Writer, header  # noqa: E402
+from tcplife.records.batch import Batch, Loss  # noqa: E402
+from tcplife.records.wire import STORY  # noqa: E402
 
 SECONDS = 1.5  # of load, a round
 COLUMNS = "comm,dir,lport,rport,end,connect_ms,tx_bytes,rx_bytes,ms,retrans,segs_out"

@@ -17,19 +17,24 @@ from collections.abc import Callable
 
 import atheris
 
-with atheris.instrument_imports(include=["tcplife.recording", "tcplife.convert"]):
-    from tcplife import api, layouts
-    from tcplife.columns import HOST, SESSION_COLUMNS, STATE_COLUMNS
+with atheris.instrument_imports(include=["tcplife.recording", "tcplife.export"]):
+    from tcplife.columns import styles
+    from tcplife.columns.compile import compile_json, compile_rows
+    from tcplife.columns.objects import compile_records, compile_tuples
+    from tcplife.columns.sessions import HOST, SESSION_COLUMNS
+    from tcplife.columns.states import STATE_COLUMNS
     from tcplife.errors import RecordingError
-    from tcplife.events import STORY, Batch
-    from tcplife.filters import Filter
+    from tcplife.filters.filter import Filter
+    from tcplife.filters.select import compile_filter
     from tcplife.recording import container
-    from tcplife.recording.merge import Replay
+    from tcplife.recording.merge import RecordingSource
     from tcplife.recording.reader import Recording
-    from tcplife.recording.selection import compile_filter
-    from tcplife.records import compile_records, compile_tuples
-    from tcplife.sinks.rows import compile_json, compile_rows
-    from tcplife.summary import STATE_BY, Summary, change_adder, session_adder
+    from tcplife.records.batch import Batch
+    from tcplife.records.session import Session, StateChange
+    from tcplife.records.wire import STORY
+    from tcplife.summary.add import change_adder, session_adder
+    from tcplife.summary.keys import STATE_BY
+    from tcplife.summary.summary import Summary
 
 WANTED = Filter(
     remote_ports=[(1, 60000)],
@@ -88,17 +93,17 @@ def user(recording: Recording, number: int) -> Callable[[Batch], object]:
     columns = {**(SESSION_COLUMNS if story else STATE_COLUMNS), "host": HOST}
     born = "span_us" if story else ""
     if number == 0:
-        layout = layouts.STATES_WIDE
+        layout = styles.STATES_WIDE
         if story:
             names = [name for name, column in columns.items() if column.key]
-            layout = layouts.chosen(columns, names, wide=False, csv=True, born=born)
+            layout = styles.chosen(columns, names, wide=False, csv=True, born=born)
         rows = compile_rows(wire, columns, layout, True, True, lookups)
         return lambda batch: rows(batch.data, batch.wall_offset, 0).encode()
     if number == 1:
         json = compile_json(wire, columns, born, lookups)
         return lambda batch: json(batch.data, batch.wall_offset, 0).encode()
     if number == 2:
-        kind = api.Session if story else api.StateChange
+        kind = Session if story else StateChange
         objects = compile_records(wire, columns, kind, born, lookups)
         return lambda batch: objects(batch.data, batch.wall_offset)
     if number == 3:
@@ -122,7 +127,7 @@ def merge(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        replayed = Replay([file.name, file.name], STORY.sender)
+        replayed = RecordingSource([file.name, file.name], STORY.sender)
         for number, _ in enumerate(replayed.batches()):
             if number > MOST:
                 break

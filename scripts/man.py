@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from tcplife.cli import tcplife, tcpstates
-from tcplife.cli.common import Parser
-from tcplife.columns import SESSION_COLUMNS, STATE_COLUMNS, Column
+from tcplife.cli.options import Parser
+from tcplife.columns.column import Column
+from tcplife.columns.sessions import SESSION_COLUMNS
+from tcplife.columns.states import STATE_COLUMNS
 
 SEE_ALSO = ("ss (8)", "tcpdump (8)", "bpftool (8)", "tcp (7)")
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 from tcplife.errors import OutputClosed, OutputError, TcplifeError, UnavailableError
 from tcplife.errors import RecordingError as RecordingError
 from tcplife.errors import UsageError as UsageError
-
-__version__ = "0.1.0"
+from tcplife.version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from tcplife.api import (
         FakeSource,
-        Session,
-        StateChange,
         Trace,
         open_sessions,
         replay,
@@ -30,8 +27,10 @@ if TYPE_CHECKING:
         trace,
         trace_states,
     )
-    from tcplife.events import Loss
-    from tcplife.summary import Group, Histogram, Summary
+    from tcplife.records.batch import Loss
+    from tcplife.records.session import Session, StateChange
+    from tcplife.summary.histogram import Histogram
+    from tcplife.summary.summary import Group, Summary
 
 __all__ = [
     "FakeSource",
@@ -59,7 +58,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Not at once: the commands, which have to start at once, do without it.
     if name in __all__:
-        from tcplife import api, summary
+        from tcplife import api
+        from tcplife.summary import summary
 
         return getattr(summary if hasattr(summary, name) else api, name)
     raise AttributeError(f"module 'tcplife' has no attribute {name!r}")

@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from math import ceil
 from typing import Generic, Literal, TypeVar, Union
 
-from tcplife import filters
-from tcplife.columns import HOST, SESSION_COLUMNS, STATE_COLUMNS
+from tcplife.columns.objects import compile_records
+from tcplife.columns.sessions import HOST, SESSION_COLUMNS
+from tcplife.columns.states import STATE_COLUMNS
 from tcplife.errors import RecordingError, UsageError
-from tcplife.events import STATE_CHANGE, STORY, Loss, Wire
-from tcplife.filters import Filter
-from tcplife.records import compile_records
-from tcplife.stop import Stop
+from tcplife.filters import match, parse
+from tcplife.filters.filter import Filter
+from tcplife.pipeline.loop import Stop
+from tcplife.records.batch import Loss
+from tcplife.records.session import Direction, Session, StateChange
+from tcplife.records.wire import STATE_CHANGE, STORY, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from tcplife.kernel.trace import Trace as KernelTrace
-    from tcplife.sinks.rows import Columns
+    from tcplife.columns.column import Columns
+    from tcplife.kernel.source import KernelSource
 
     class Source(Protocol):
         """Where records come from, other than this host's kernel."""
@@ -35,94 +36,7 @@ if TYPE_CHECKING:
             """Some records at a time, in their order."""
 
 
-Direction = Literal["in", "out"]
-End = Literal[
-    "open",
-    "closed",
-    "reset-by-peer",
-    "reset-by-us",
-    "refused",
-    "unreachable",
-    "timeout",
-    "given-up",
-    "destroyed",
-]
-Closer = Literal["local", "remote", "both"]
-Born = Literal["traced", "before-trace"]
 Port = Union[int, range, "tuple[int, int]"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A TCP session, as one end of it is seen; `tcplife --columns help` has the
-    meaning of each field, docs/fields.md how exact it is.
-
-    Fields that may be None are so where it isn't known, or doesn't apply. Addresses
-    are as inet_ntop(3) writes them, IPv4 mapped into IPv6 as IPv4.
-    """
-
-    time: datetime
-    pid: int | None = None
-    comm: str | None = None
-    ip: Literal[4, 6] = 4
-    laddr: str = "127.0.0.1"
-    lport: int = 0
-    raddr: str = "127.0.0.1"
-    rport: int = 0
-    tx_bytes: int = 0
-    rx_bytes: int = 0
-    ms: float = 0.0
-    dir: Direction | None = None
-    end: End = "closed"
-    first: Closer | None = None
-    errno: str | None = None
-    connect_ms: float | None = None
-    open_ms: float = 0.0
-    close_ms: float = 0.0
-    rtt_ms: float | None = None
-    min_rtt_ms: float | None = None
-    retrans: int = 0
-    retrans_bytes: int = 0
-    lost_bytes: int = 0
-    unread_bytes: int = 0
-    mss: int = 0
-    segs_in: int = 0
-    segs_out: int = 0
-    tx_rate: int | None = None
-    rx_rate: int | None = None
-    cc: str | None = None
-    uid: int | None = None
-    user: str | None = None
-    ppid: int | None = None
-    netns: int = 0
-    cgroup: str | None = None
-    container: str | None = None
-    pod: str | None = None
-    born: Born = "traced"
-    # Of what is replayed only.
-    host: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
-    """A change of a TCP socket's state. ms: in `oldstate`; None if its beginning
-    was not seen. The names of states are those of include/net/tcp_states.h."""
-
-    time: datetime
-    skaddr: int
-    c_pid: int = 0
-    c_comm: str = ""
-    pid: int | None = None
-    comm: str | None = None
-    ip: Literal[4, 6] = 4
-    laddr: str = "127.0.0.1"
-    lport: int = 0
-    raddr: str = "127.0.0.1"
-    rport: int = 0
-    oldstate: str
-    newstate: str
-    ms: float | None = None
-    host: str | None = None
 
 
 # The lifespan's field, by who sends the records.
@@ -142,7 +56,7 @@ class Trace(Generic[Record]):
         self,
         chunks: Generator[Sequence[Record], None, None],
         stop: Stop,
-        kernel: KernelTrace | None,
+        kernel: KernelSource | None,
     ) -> None:
         self._chunks: Generator[Sequence[Record], None, None] = chunks
         self._stop = stop
@@ -342,7 +256,7 @@ def replay(
     Raises UsageError for a bad argument; and, once all has come that can be read,
     RecordingError for what could not be.
     """
-    ids, names = filters.recorded_users(",".join(map(str, users)))
+    ids, names = parse.recorded_users(",".join(map(str, users)))
     wanted = _filter(
         pids=pids,
         local_ports=local_ports,
@@ -360,7 +274,7 @@ def replay(
     wanted.uids = ids
     wanted.users = [name for name in names if name]
     wanted.namespaces = list(map(int, netns))
-    wanted.cgroup = filters.recorded_cgroup(cgroup) if cgroup else ""
+    wanted.cgroup = parse.recorded_cgroup(cgroup) if cgroup else ""
     return _from_files(files, STORY, SESSION_COLUMNS, Session, wanted)
 
 
@@ -413,11 +327,11 @@ def _from_kernel(
     scope: str,
     timeout: float | None,
 ) -> Trace[Record]:
-    from tcplife.kernel.trace import Trace as KernelTrace
+    from tcplife.kernel.source import KernelSource
 
     stop = Stop(_timeout(timeout))
     paths = wire is STORY
-    kernel = KernelTrace(wire, wanted, scope=scope, paths=paths)
+    kernel = KernelSource(wire, wanted, scope=scope, paths=paths)
     lookups = {"cgroup_path": kernel.cgroup_path}
     records = compile_records(wire, columns, kind, BORN[wire.sender], lookups)
 
@@ -439,12 +353,12 @@ def _from_files(
     kind: type[Record],
     wanted: Filter,
 ) -> Trace[Record]:
-    from tcplife.recording.merge import Replay
-    from tcplife.recording.selection import compile_filter
+    from tcplife.filters.select import compile_filter
+    from tcplife.recording.merge import RecordingSource
 
     if isinstance(files, (str, os.PathLike)):
         raise UsageError(f"files={files!r}: give a list")
-    replayed = Replay([os.fspath(file) for file in files], wire.sender)
+    replayed = RecordingSource([os.fspath(file) for file in files], wire.sender)
     stop = Stop()
     columns = {**columns, "host": HOST}
     born = BORN[wire.sender]
@@ -483,7 +397,7 @@ def _from_source(
             yield [
                 record
                 for record in chunk
-                if isinstance(record, kind) and filters.matches(wanted, record)
+                if isinstance(record, kind) and match.matches(wanted, record)
             ]
         found._loss = source.loss
 
@@ -520,27 +434,25 @@ def _filter(
     if family not in (None, 4, 6):
         raise UsageError(f"family={family}: there are 4, 6 and None")
     return Filter(
-        pids=_parsed(filters.parse_pids, "pids", pids),
-        local_ports=_parsed(
-            filters.parse_ports, "local_ports", map(_port, local_ports)
-        ),
+        pids=_parsed(parse.parse_pids, "pids", pids),
+        local_ports=_parsed(parse.parse_ports, "local_ports", map(_port, local_ports)),
         remote_ports=_parsed(
-            filters.parse_ports, "remote_ports", map(_port, remote_ports)
+            parse.parse_ports, "remote_ports", map(_port, remote_ports)
         ),
         family=family or 0,
-        states=_parsed(filters.parse_states, "states", states),
-        local_subnets=_parsed(filters.parse_subnets, "laddr", laddr),
-        remote_subnets=_parsed(filters.parse_subnets, "raddr", raddr),
+        states=_parsed(parse.parse_states, "states", states),
+        local_subnets=_parsed(parse.parse_subnets, "laddr", laddr),
+        remote_subnets=_parsed(parse.parse_subnets, "raddr", raddr),
         comms=[os.fsencode(comm)[:15] for comm in comms],
-        uids=_parsed(filters.parse_users, "users", users),
-        namespaces=_parsed(filters.parse_namespaces, "netns", netns),
-        cgroup=filters.parse_cgroup("cgroup", cgroup) if cgroup else "",
-        direction=filters.parse_direction("dir", dir) if dir else 0,
-        ends=_parsed(filters.parse_ends, "ends", ends),
-        min_us=filters.microseconds(filters.parse_amount("min_ms", str(min_ms))),
-        min_bytes=ceil(filters.parse_amount("min_bytes", str(min_bytes))),
-        slower_connect_us=filters.microseconds(
-            filters.parse_amount("slower_connect_ms", str(slower_connect_ms))
+        uids=_parsed(parse.parse_users, "users", users),
+        namespaces=_parsed(parse.parse_namespaces, "netns", netns),
+        cgroup=parse.parse_cgroup("cgroup", cgroup) if cgroup else "",
+        direction=parse.parse_direction("dir", dir) if dir else 0,
+        ends=_parsed(parse.parse_ends, "ends", ends),
+        min_us=parse.microseconds(parse.parse_amount("min_ms", str(min_ms))),
+        min_bytes=ceil(parse.parse_amount("min_bytes", str(min_bytes))),
+        slower_connect_us=parse.microseconds(
+            parse.parse_amount("slower_connect_ms", str(slower_connect_ms))
         ),
     )
 
@@ -549,7 +461,7 @@ Parsed = TypeVar("Parsed")
 
 
 def _parsed(
-    parse: filters.Parser[Parsed], name: str, items: Iterable[object]
+    parse: parse.Parser[Parsed], name: str, items: Iterable[object]
 ) -> list[Parsed]:
     if isinstance(items, str):
         raise UsageError(f"{name}={items!r}: give a list")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tcplife.cgroups import mount_point
+from tcplife.columns.cgroup_paths import mount_point
 
 from .tracer import wait_until
 

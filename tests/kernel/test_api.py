@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 import tcplife
+from tcplife.kernel.open_sockets import Walks
 from tcplife.kernel.program import LoadError
-from tcplife.kernel.walk import Walks
 
 from .netns import Network
 from .scenarios import Link, Stage, exchanged, part

@@ -104,7 +104,7 @@ def test_what_is_recorded_is_what_is_shown(network: Network, tmp_path: Path) -> 
 
 def test_names_are_resolved_at_once(network: Network, tmp_path: Path) -> None:
     """The cgroup is gone by the time of the replay."""
-    from tcplife.cgroups import mount_point
+    from tcplife.columns.cgroup_paths import mount_point
 
     root = mount_point()
     assert root

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tcplife.values import ENDS, FIRSTS
+from tcplife.columns.values import ENDS, FIRSTS
 
 from .blind import played_again_if_blind
 from .netns import Host, Network, run_in

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tcplife import values
-from tcplife.cli import common
+from tcplife.cli import host, messages
 from tcplife.cli import tcplife as command
-from tcplife.events import Batch, Loss
+from tcplife.columns import values
+from tcplife.records.batch import Batch, Loss
 
 from .records import CGROUPS, WALL_OFFSET, Session, Show, pack
 
@@ -23,11 +23,11 @@ TIME_ZONE = "NPT-5:45"
 def show(monkeypatch: pytest.MonkeyPatch, time_zone: None) -> Show:
     def shown(options: str, *sessions: Session, batch: int = 0) -> str:
         fd = os.memfd_create("rows")
-        monkeypatch.setattr(common, "STDOUT", fd)
+        monkeypatch.setattr(messages, "STDOUT", fd)
         given = command._parser().parse_args(options.split())
         columns, layout, wire = command._shown(given)
         lookups = {"cgroup_path": CGROUPS.get}
-        sink = common.open_lines(given, wire, columns, layout, lookups)
+        sink = host.open_lines(given, wire, columns, layout, lookups)
         step = batch or len(sessions)
         for start in range(0, len(sessions), step):
             data = pack(*sessions[start : start + step], wire=wire)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tcplife.events import STORY, Batch, Loss, Wire
 from tcplife.recording.files import One
 from tcplife.recording.reader import Recording
 from tcplife.recording.writer import Writer, header
+from tcplife.records.batch import Batch, Loss
+from tcplife.records.wire import STORY, Wire
 
 from .records import CGROUPS, WALL_OFFSET, Session, pack
 

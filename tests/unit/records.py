@@ -6,12 +6,12 @@ import struct
 from socket import AF_INET6, inet_pton
 from typing import NamedTuple, Protocol
 
-from tcplife import layout
-from tcplife.events import SESSION, Wire
+from tcplife.records import abi
+from tcplife.records.wire import SESSION, Wire
 
 # kernel/bpf/ringbuf.c: length with its flags, page offset
 FRAME = struct.Struct("=II")
-OWNER = struct.Struct("=" + "".join(code for _, code in layout.OWNER))
+OWNER = struct.Struct("=" + "".join(code for _, code in abi.OWNER))
 
 # What the host would answer.
 CGROUPS = {

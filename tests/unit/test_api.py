@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import tcplife
-from tcplife import api
-from tcplife.columns import HOST, SESSION_COLUMNS, STATE_COLUMNS
-from tcplife.events import STORY
-from tcplife.records import compile_records
+from tcplife.columns.objects import compile_records
+from tcplife.columns.sessions import HOST, SESSION_COLUMNS
+from tcplife.columns.states import STATE_COLUMNS
+from tcplife.records.wire import STORY
 
 from .records import CGROUPS, WALL_OFFSET, Show, pack
 from .records import Session as Raw
@@ -56,7 +56,9 @@ def test_records_are_what_json_has(show: Show) -> None:
         Raw(comm=b'a"\x1b\xff', min_rtt_us=(1 << 32) - 1, open_us=2_000_000),
     ]
     lookups: dict[str, Callable[[int], str | None]] = {"cgroup_path": CGROUPS.get}
-    decode = compile_records(STORY, SESSION_COLUMNS, api.Session, "span_us", lookups)
+    decode = compile_records(
+        STORY, SESSION_COLUMNS, tcplife.Session, "span_us", lookups
+    )
     found = decode(pack(*raw, wire=STORY), WALL_OFFSET)
     lines = show("--json", *raw).splitlines()
     assert len(found) == len(lines)

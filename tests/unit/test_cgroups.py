@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcplife import cgroups
-from tcplife.cgroups import below, container, mount_point, pod, short
+from tcplife.columns import cgroup_paths
+from tcplife.columns.cgroup_paths import below, container, mount_point, pod, short
 
 ID = "0123456789abcdef" * 4
 OUTER = "fedcba9876543210" * 4
@@ -155,7 +155,7 @@ def test_mount_point(
 ) -> None:
     file = tmp_path / "mountinfo"
     file.write_text(mounts)
-    monkeypatch.setattr(cgroups, "MOUNTS", str(file))
+    monkeypatch.setattr(cgroup_paths, "MOUNTS", str(file))
     assert mount_point() == expected
 
 

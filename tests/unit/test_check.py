@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tcplife.cli import common
+from tcplife.cli import host as tracing_host
 from tcplife.errors import UnavailableError
 from tcplife.kernel import btf, check, privileges, probes
 from tcplife.kernel.program import LoadError
@@ -261,10 +261,10 @@ def test_command(
     tier: int | None, told: str, host: FakeHost, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = argparse.Namespace(btf=None, tier=tier)
-    common.check(options)
+    tracing_host.check(options)
     assert capfd.readouterr().out.endswith(f"with tier {tier or 1}.\n")
     host.refused = dict.fromkeys((1, 2, 3, 4), "un\nprintable")
     with pytest.raises(UnavailableError, match=told):
-        common.check(options)
+        tracing_host.check(options)
     out = capfd.readouterr().out
     assert len(out.splitlines()) == 1 + len(OK) + (1 if tier else 4)

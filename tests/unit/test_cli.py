@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import tcplife
-from tcplife.cli import common
+from tcplife.cli import host, modes
 from tcplife.cli import tcplife as command
-from tcplife.columns import SESSION_COLUMNS
+from tcplife.columns.sessions import SESSION_COLUMNS
 
 # Options and values, and what the message must name of them.
 BAD: dict[str, tuple[str, ...]] = {
@@ -130,7 +130,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         except SystemExit as leaving:
             return leaving.code if isinstance(leaving.code, int) else 0
 
-    monkeypatch.setattr(common, "trace", accepted)
+    monkeypatch.setattr(host, "trace", accepted)
     yield run
     gc.enable()
 
@@ -158,9 +158,9 @@ def test_control_characters_stay_in_one_line(
 def test_host_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(
-        common, "trace", lambda _name, _wire, options, _, **__: given.append(options)
+        host, "trace", lambda _name, _wire, options, _, **__: given.append(options)
     )
-    monkeypatch.setattr(common, "check", given.append)
+    monkeypatch.setattr(host, "check", given.append)
     assert run("") == 0
     assert run("--tier 3 --max-sessions 16777216 --user root --check") == 0
     assert run(f"--btf {shlex.quote(sys.executable)}") == 0  # ELF, so it may have it
@@ -177,11 +177,11 @@ def test_all_of_it_is_accepted(
 ) -> None:
     filters = []
     monkeypatch.setattr(
-        common, "trace", lambda _name, _wire, options, _, **__: filters.append(options)
+        host, "trace", lambda _name, _wire, options, _, **__: filters.append(options)
     )
     assert run("-p 1,2 -L 80 -D 1-2 -4 -Ttws -c 5 --duration 2.5 -v") == 0
     assert run("--pid=3 --ipv6 --json --style bt") == 0
-    first, second = map(common.filter_from, filters)
+    first, second = map(modes.filter_from, filters)
     assert (first.pids, first.local_ports, first.remote_ports, first.family) == (
         [1, 2],
         [(80, 80)],

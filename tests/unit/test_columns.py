@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import tcplife
-from tcplife import values
-from tcplife.cli import common
+from tcplife.cli import host
 from tcplife.cli import tcplife as command
-from tcplife.columns import EXTENDED, SESSION_COLUMNS
+from tcplife.columns import values
+from tcplife.columns.sessions import EXTENDED, SESSION_COLUMNS
 from tcplife.errors import UsageError
 
 from .records import CGROUPS, Session, Show
@@ -194,7 +194,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         monkeypatch.setattr(sys, "argv", ["tcplife", *arguments.split(" ")])
         return command.main()
 
-    monkeypatch.setattr(common, "trace", traces)
+    monkeypatch.setattr(host, "trace", traces)
     yield run
     gc.enable()
 
@@ -249,7 +249,7 @@ def test_names_are_those_of_the_kernels_side(
 
 
 def test_failed_is_every_end_that_is_none() -> None:
-    from tcplife.filters import FAILED
+    from tcplife.filters.parse import FAILED
 
     assert [values.ENDS[number] for number in FAILED] == [
         end for end in values.ENDS if end not in ("open", "closed")

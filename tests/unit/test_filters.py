@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tcplife.errors import UsageError
-from tcplife.filters import PID_MAX, parse_pids, parse_ports
-from tcplife.kernel.trace import _port_bits
+from tcplife.filters.parse import PID_MAX, parse_pids, parse_ports
+from tcplife.kernel.source import _port_bits
 
 BAD_PORTS = {
     "": "''",

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from tcplife import cgroups, layout
-from tcplife.events import SESSION, STORY, Wire
-from tcplife.filters import Filter
-from tcplife.kernel import holders
-from tcplife.kernel.holders import InProc
+from tcplife.columns import cgroup_paths
+from tcplife.filters.filter import Filter
+from tcplife.kernel import owners
+from tcplife.kernel.owners import InProc
+from tcplife.records import abi
+from tcplife.records.wire import SESSION, STORY, Wire
 
 from .records import FRAME, OWNER, Session, frame
 
-REST = struct.Struct("=" + "".join(code for _, code in layout.PARKED[2:]))
-MORE = struct.Struct("=" + "".join(code for _, code in layout.OWNER_MORE))
+REST = struct.Struct("=" + "".join(code for _, code in abi.PARKED[2:]))
+MORE = struct.Struct("=" + "".join(code for _, code in abi.OWNER_MORE))
 
 
 class FakeMap:
@@ -86,11 +87,11 @@ class FakeProc:
         self._root = folder / "cgroup"
         self._root.mkdir()
         self.initial(True, patch)
-        patch.setattr(holders, "PROC", str(self._folder))
-        patch.setattr(cgroups, "mount_point", lambda: str(self._root))
+        patch.setattr(owners, "PROC", str(self._folder))
+        patch.setattr(cgroup_paths, "mount_point", lambda: str(self._root))
 
     def initial(self, yes: bool, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(holders, "in_container", lambda: not yes)
+        patch.setattr(owners, "in_container", lambda: not yes)
 
     def process(
         self, pid: int, *targets: str, comm: bytes = b"holder", uid: int = 0
@@ -192,13 +193,13 @@ def test_another_socket_at_that_address(
     proc.process(100, "socket:[55]")
     search = Search()
     search.map.park(80, inode=55, time_ns=1)
-    looked = holders._holders
+    looked = owners._holders
 
     def fake_holders(inodes: set[int]) -> tuple[dict[int, set[int]], bool]:
         search.map.park(80, inode=55, time_ns=2)
         return looked(inodes)
 
-    monkeypatch.setattr(holders, "_holders", fake_holders)
+    monkeypatch.setattr(owners, "_holders", fake_holders)
     assert search() == []
     assert len(search.map) == 1
 
@@ -250,7 +251,7 @@ def test_a_process_that_is_gone(
 
     def fake_readlink(path: str) -> str:
         target = real(path)
-        os.unlink(f"{holders.PROC}/100/comm")
+        os.unlink(f"{owners.PROC}/100/comm")
         return target
 
     monkeypatch.setattr(os, "readlink", fake_readlink)

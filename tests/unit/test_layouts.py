@@ -15,7 +15,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 import pytest
 
-from tcplife.sinks.rows import Memo
+from tcplife.columns.compile import Memo
 
 from .records import WALL_OFFSET, Session, Show
 

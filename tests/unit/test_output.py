@@ -10,17 +10,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from tcplife import stop as stop_module
-from tcplife.cli import common
+from tcplife.cli import messages
 from tcplife.errors import OutputClosed, OutputError
-from tcplife.events import SESSION, Batch, Loss
-from tcplife.sinks.output import write_all
-from tcplife.stop import Stop
+from tcplife.fileio import write_all
+from tcplife.pipeline import loop, loss
+from tcplife.pipeline.loop import Stop
+from tcplife.pipeline.loss import LossReport
+from tcplife.pipeline.pump import pump
+from tcplife.records.batch import Batch, Loss
+from tcplife.records.wire import SESSION
 
 from .records import Session, pack
+
+SAY = partial(messages.say, "tcplife")
 
 
 class FakeClock:
@@ -36,8 +42,8 @@ class FakeClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    monkeypatch.setattr(common, "time", clock)
-    monkeypatch.setattr(stop_module, "time", clock)
+    monkeypatch.setattr(loss, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     return clock
 
 
@@ -167,7 +173,7 @@ ALL = pack(*(Session(lport=number) for number in range(6)))
 def test_pump_counts_rows(count: int | None) -> None:
     sinks = [FakeSink(), FakeSink()]
     left = iter(batches(0, 2, 3, 0, 1, 0))
-    common.pump("tcplife", left, sinks, count)
+    pump(SAY, left, sinks, count)
     rows = 6 if count is None else min(count, 6)
     for sink in sinks:
         assert sink.written == ALL[: rows * SESSION.stride]
@@ -182,7 +188,7 @@ def test_pump_closes_the_sinks_and_tells_the_loss_when_writing_fails(
     sinks = [FakeSink(OutputClosed()), FakeSink()]
     lost = Loss(events=1)
     with pytest.raises(OutputClosed):
-        common.pump("tcplife", batches(0, 1, 1, loss=lost), sinks, None)
+        pump(SAY, batches(0, 1, 1, loss=lost), sinks, None)
     assert [sink.closed for sink in sinks] == [1, 1]
     assert capfd.readouterr().err.startswith("tcplife: lost: 1 ")
 
@@ -210,7 +216,7 @@ def test_pump_closes_the_sinks_and_tells_the_loss_when_writing_fails(
 def test_loss_at_the_end(
     loss: Loss, told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report = common.LossReport("tcplife")
+    report = LossReport(SAY)
     report.see(loss)
     capfd.readouterr()
     report.finish()
@@ -220,7 +226,7 @@ def test_loss_at_the_end(
 def test_loss_is_told_while_it_grows_at_most_once_a_second(
     clock: FakeClock, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report = common.LossReport("tcplife")
+    report = LossReport(SAY)
 
     def told(loss: Loss, after: float) -> list[str]:
         clock.now += after
@@ -271,7 +277,7 @@ def test_stop_when_nobody_reads(pipe: tuple[int, int]) -> None:
 
 SIGNALLED = """
 import os, select, signal, sys
-from tcplife.stop import Stop
+from tcplife.pipeline.loop import Stop
 
 number = signal.Signals[sys.argv[1]]
 stop = Stop()

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tcplife.cli import recordings
+from tcplife.cli import modes
 from tcplife.cli import tcplife as command
 
 ROOT = Path(__file__).parents[2]
@@ -101,5 +101,5 @@ def test_the_other_commands_are_ones() -> None:
             if "tcplife" not in words:
                 continue
             arguments = words[words.index("tcplife") + 1 :]
-            seen.add(recordings.mode(command._parser().parse_args(arguments)))
-    assert seen == {recordings.RECORD, recordings.REPLAY}
+            seen.add(modes.mode(command._parser().parse_args(arguments)))
+    assert seen == {modes.RECORD, modes.REPLAY}

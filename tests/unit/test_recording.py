@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tcplife import values
+from tcplife.columns import values
 from tcplife.errors import OutputError, RecordingError, UsageError
-from tcplife.events import STORY, Loss
 from tcplife.recording import container, files, reader, writer
 from tcplife.recording.files import Series
 from tcplife.recording.reader import open_recording
 from tcplife.recording.writer import Writer
+from tcplife.records.batch import Loss
+from tcplife.records.wire import STORY
 
 from .recordings import LOOKUPS, batch, frames, opened, record, replayed, told
 from .records import WALL_OFFSET, Session, pack

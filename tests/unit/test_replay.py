@@ -23,18 +23,20 @@ import pyarrow.parquet as pq
 import pytest
 
 import tcplife
-import tcplife.convert
-from tcplife import filters, values
-from tcplife.api import Session as ApiSession
-from tcplife.cli import common, progress
+import tcplife.export.tables
+from tcplife.cli import messages, progress
 from tcplife.cli import tcplife as command
-from tcplife.columns import SESSION_COLUMNS
-from tcplife.events import STORY, Loss
-from tcplife.filters import Filter
+from tcplife.columns import values
+from tcplife.columns.objects import compile_records
+from tcplife.columns.sessions import SESSION_COLUMNS
+from tcplife.filters import match, parse
+from tcplife.filters.filter import Filter
+from tcplife.filters.select import compile_filter
 from tcplife.recording import writer
-from tcplife.recording.merge import Replay
-from tcplife.recording.selection import compile_filter
-from tcplife.records import compile_records
+from tcplife.recording.merge import RecordingSource
+from tcplife.records.batch import Loss
+from tcplife.records.session import Session as ApiSession
+from tcplife.records.wire import STORY
 
 from .recordings import batch, record, told
 from .records import CGROUPS, WALL_OFFSET, Session, Show, pack
@@ -81,7 +83,7 @@ def test_rows_are_those_of_tracing(
 ) -> None:
     live = show(options, *mixed, batch=33)
     path = record(tmp_path / "it", [batch(*mixed)])
-    monkeypatch.setattr(common, "STDOUT", 1)  # show() has a file for it
+    monkeypatch.setattr(messages, "STDOUT", 1)  # show() has a file for it
     status, out, err = run("--replay", path, *options.split())
     # But for names of users, which are those of the recording's host.
     assert (status, out, err) == (0, live, "")
@@ -96,7 +98,7 @@ def test_json_has_the_host_as_well(
 ) -> None:
     live = show("--json", *mixed)
     path = record(tmp_path / "it", [batch(*mixed)])
-    monkeypatch.setattr(common, "STDOUT", 1)
+    monkeypatch.setattr(messages, "STDOUT", 1)
     _, out, _ = run("--replay", path, "--json")
     expected = [{**json.loads(line), "host": "here"} for line in live.splitlines()]
     assert [json.loads(line) for line in out.splitlines()] == expected
@@ -121,15 +123,15 @@ def some_filter(chance: random.Random) -> Filter:
         low = chance.randrange(65536)
         return low, chance.randrange(low, 65536)
 
-    subnets: list[tuple[bytes, int]] = filters.parse_subnets("it", "10.0.0.0/8")
-    subnets += filters.parse_subnets("it", "2001:db8::/32")
+    subnets: list[tuple[bytes, int]] = parse.parse_subnets("it", "10.0.0.0/8")
+    subnets += parse.parse_subnets("it", "2001:db8::/32")
     parts: dict[str, Any] = {
         "pids": [7],
         "local_ports": [port()],
         "remote_ports": [(443, 443), port()],
         "family": chance.choice((4, 6)),
         "local_subnets": [chance.choice(subnets)],
-        "remote_subnets": filters.parse_subnets("it", "127.0.0.2"),
+        "remote_subnets": parse.parse_subnets("it", "127.0.0.2"),
         "comms": [b"a"],
         "uids": [chance.choice((0, 1000))],
         "namespaces": [4026531840],
@@ -150,7 +152,7 @@ LOOKUPS: dict[str, Callable[[Any], Any]] = {
 
 
 def test_filters_are_those_of_tracing() -> None:
-    """As filters.matches(), which is held against the kernel's."""
+    """As match.matches(), which is held against the kernel's."""
     chance = random.Random(11)
     sessions = some(chance, 300)
     data = pack(*sessions, wire=STORY)
@@ -165,7 +167,7 @@ def test_filters_are_those_of_tracing() -> None:
         expected = b"".join(
             data[n * stride : (n + 1) * stride]
             for n, record in enumerate(objects)
-            if filters.matches(wanted, record)
+            if match.matches(wanted, record)
         )
         assert bytes(select(data)) == expected
         passed += bool(expected)
@@ -268,7 +270,7 @@ def test_only_the_files_of_one_time_are_read_at_once(tmp_path: Path) -> None:
         )
         for n in range(50)
     ]
-    replayed = Replay([str(path) for path in paths], STORY.sender)
+    replayed = RecordingSource([str(path) for path in paths], STORY.sender)
     for n, file in enumerate(replayed.files):
         file.began = n * 10**9
     opened = set()
@@ -515,8 +517,8 @@ def test_a_missing_extra_is_named(
     kind: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("arrow", "duck"):
-        monkeypatch.delitem(sys.modules, f"tcplife.convert.{name}", raising=False)
-        monkeypatch.delattr(tcplife.convert, name, raising=False)
+        monkeypatch.delitem(sys.modules, f"tcplife.export.{name}", raising=False)
+        monkeypatch.delattr(tcplife.export, name, raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "duckdb", None)
     path = tmp_path / "it"
@@ -539,7 +541,7 @@ def test_a_file_that_cannot_be_made(kind: str, run: Run, tmp_path: Path) -> None
 def test_names_of_errors_are_linux() -> None:
     import errno
 
-    from tcplife.errnos import NAMES
+    from tcplife.columns.errnos import NAMES
 
     assert {n: getattr(errno, name) for n, name in NAMES.items()} == {
         n: n for n in NAMES

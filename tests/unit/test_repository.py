@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import tcplife
-from tcplife.columns import SESSION_COLUMNS
-from tcplife.values import ENDS
+from tcplife.columns.sessions import SESSION_COLUMNS
+from tcplife.columns.values import ENDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(tcplife.__file__).parent
@@ -62,7 +62,7 @@ def test_layout_is_what_the_objects_say() -> None:
         capture_output=True,
         text=True,
     )
-    assert made.stdout == (ROOT / "src/tcplife/layout.py").read_text()
+    assert made.stdout == (ROOT / "src/tcplife/records/abi.py").read_text()
 
 
 def test_the_tested_package_is_this_repositorys() -> None:
@@ -73,7 +73,7 @@ def test_the_tested_package_is_this_repositorys() -> None:
             assert copy.read_bytes() == path.read_bytes(), f"{copy} is out of date"
 
 
-@pytest.mark.parametrize("module", ["cli.tcplife", "kernel.trace"])
+@pytest.mark.parametrize("module", ["cli.tcplife", "kernel.source"])
 def test_start_imports_nothing_slow(module: str) -> None:
     assert imported_by(f"tcplife.{module}") & SLOW == set()
 
@@ -85,7 +85,7 @@ def test_only_tracing_needs_the_kernel_package() -> None:
     assert {name for name in modules if name.startswith("tcplife.kernel")} == set()
     assert "ctypes" not in modules
     # Nor for what is recorded.
-    others = ("tcplife.recording", "tcplife.convert", "zlib", "sqlite3")
+    others = ("tcplife.recording", "tcplife.export", "zlib", "sqlite3")
     assert not [name for name in modules if name.startswith(others)]
 
 

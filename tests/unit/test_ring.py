@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from tcplife import layout
-from tcplife.events import SESSION, Batch, Loss, split_owner
 from tcplife.kernel.program import LoadError, Struct
 from tcplife.kernel.ring import (
     CHUNK,
@@ -24,6 +22,9 @@ from tcplife.kernel.ring import (
     MappedRing,
     PerfRing,
 )
+from tcplife.records import abi
+from tcplife.records.batch import Batch, Loss
+from tcplife.records.wire import SESSION, split_owner
 
 from .records import FRAME, OWNER, Session, frame, pack
 
@@ -405,26 +406,26 @@ def test_owner(comm: bytes) -> None:
 
 
 def test_struct_in_shared_memory() -> None:
-    size = struct.calcsize("=" + "".join(code for _, code in layout.CONTROL))
+    size = struct.calcsize("=" + "".join(code for _, code in abi.CONTROL))
     memory = bytearray(size)
-    control = Struct(memoryview(memory), layout.CONTROL)
-    for number, (name, code) in enumerate(layout.CONTROL, 1):
+    control = Struct(memoryview(memory), abi.CONTROL)
+    for number, (name, code) in enumerate(abi.CONTROL, 1):
         many = struct.Struct("=" + code).size // 8
         control.set(name, *range(number, number + many))
-    for number, (name, _) in enumerate(layout.CONTROL, 1):
+    for number, (name, _) in enumerate(abi.CONTROL, 1):
         assert control.get(name) == number
-    assert memory[-8:] == struct.pack("=Q", len(layout.CONTROL) + 1023)
+    assert memory[-8:] == struct.pack("=Q", len(abi.CONTROL) + 1023)
     memory[:8] = struct.pack("=Q", (1 << 64) - 1)
-    assert control.get(layout.CONTROL[0][0]) == (1 << 64) - 1
+    assert control.get(abi.CONTROL[0][0]) == (1 << 64) - 1
 
 
 def test_struct_of_small_fields() -> None:
-    memory = bytearray(struct.calcsize("=" + "".join(c for _, c in layout.CONFIG)))
-    config = Struct(memoryview(memory), layout.CONFIG)
+    memory = bytearray(struct.calcsize("=" + "".join(c for _, c in abi.CONFIG)))
+    config = Struct(memoryview(memory), abi.CONFIG)
     config.set("family", 6)
     config.set("filter_rport", True)
     config.set("wake_bytes", 1 << 20)
-    fields = [name for name, code in layout.CONFIG if not code.endswith("s")]
+    fields = [name for name, code in abi.CONFIG if not code.endswith("s")]
     values = {name: config.get(name) for name in fields}
     expected = {"family": 6, "filter_rport": 1, "wake_bytes": 1 << 20}
     assert values == {name: expected.get(name, 0) for name in values}

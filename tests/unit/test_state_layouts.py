@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tcplife import layout
-from tcplife.cli import common
+from tcplife.cli import host, messages, modes
 from tcplife.cli import tcpstates as command
-from tcplife.columns import STATE_COLUMNS
-from tcplife.events import STATE_CHANGE, Batch, Loss
+from tcplife.columns.states import STATE_COLUMNS
+from tcplife.records import abi
+from tcplife.records.batch import Batch, Loss
+from tcplife.records.wire import STATE_CHANGE
 
 from .records import FRAME, OWNER, WALL_OFFSET
 from .test_layouts import tool
@@ -85,8 +86,8 @@ def pack(change: Change) -> bytes:
         "laddr": address(change.laddr),
         "raddr": address(change.raddr),
     }
-    body = struct.Struct("=" + "".join(code for _, code in layout.STATE_EVENT))
-    fields = [values[name] for name, _ in layout.STATE_EVENT]
+    body = struct.Struct("=" + "".join(code for _, code in abi.STATE_EVENT))
+    fields = [values[name] for name, _ in abi.STATE_EVENT]
     return FRAME.pack(body.size, 0) + body.pack(*fields)
 
 
@@ -96,10 +97,10 @@ def address(text: str) -> bytes:
 
 def show(options: str, monkeypatch: pytest.MonkeyPatch) -> str:
     fd = os.memfd_create("rows")
-    monkeypatch.setattr(common, "STDOUT", fd)
+    monkeypatch.setattr(messages, "STDOUT", fd)
     given = command._parser().parse_args(options.split())
     layout = command._layout(given)
-    sink = common.open_lines(given, STATE_CHANGE, STATE_COLUMNS, layout, {})
+    sink = host.open_lines(given, STATE_CHANGE, STATE_COLUMNS, layout, {})
     data = memoryview(b"".join(map(pack, CHANGES)))
     sink.write(Batch(STATE_CHANGE, data, WALL_OFFSET, Loss()))
     sink.close()
@@ -198,4 +199,4 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_state_option(monkeypatch: pytest.MonkeyPatch) -> None:
     given = command._parser().parse_args(["--state", "established,Close-Wait"])
-    assert list(common.filter_from(given).states) == [1, 8]
+    assert list(modes.filter_from(given).states) == [1, 8]

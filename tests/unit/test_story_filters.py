@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tcplife import cgroups, filters
-from tcplife.cli import common
+from tcplife.cli import host, modes
 from tcplife.cli import tcplife as command
-from tcplife.filters import Filter
-from tcplife.values import ENDS
+from tcplife.columns import cgroup_paths
+from tcplife.columns.values import ENDS
+from tcplife.filters import parse
+from tcplife.filters.filter import Filter
 
 # By option: what the message says that helps, and values that it refuses.
 AMOUNT = "give 0 or more, as in 1.5"
@@ -70,7 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         monkeypatch.setattr(sys, "argv", ["tcplife", f"{option}={value}"])
         return command.main()
 
-    monkeypatch.setattr(common, "trace", traces)
+    monkeypatch.setattr(host, "trace", traces)
     yield run
     gc.enable()
 
@@ -117,12 +118,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "my.slice").mkdir(parents=True)
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"30 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n")
-    monkeypatch.setattr(cgroups, "MOUNTS", str(mounts))
+    monkeypatch.setattr(cgroup_paths, "MOUNTS", str(mounts))
     return root
 
 
 def filter_of(*arguments: str) -> Filter:
-    return common.filter_from(command._parser().parse_args(arguments))
+    return modes.filter_from(command._parser().parse_args(arguments))
 
 
 def packed(address: str, bits: int) -> tuple[bytes, int]:
@@ -250,4 +251,4 @@ def test_needs_story(arguments: str, needed: bool) -> None:
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "::ffff:10.0.0.1"])
 def test_mapped_addresses_are_ipv4(address: str) -> None:
-    assert filters.parse_subnets("--laddr", address) == [packed("10.0.0.1", 128)]
+    assert parse.parse_subnets("--laddr", address) == [packed("10.0.0.1", 128)]

@@ -14,24 +14,16 @@ from typing import Any
 import pytest
 
 import tcplife
-from tcplife import values
-from tcplife.columns import SESSION_COLUMNS
+from tcplife.columns import values
+from tcplife.columns.objects import compile_records
+from tcplife.columns.sessions import SESSION_COLUMNS
 from tcplife.errors import UsageError
-from tcplife.events import STATE_CHANGE, STORY
-from tcplife.histogram import Histogram, bounds, bucket_of
-from tcplife.records import compile_records
-from tcplife.sinks import summaries as shown
-from tcplife.summary import (
-    KEYS,
-    ORDERS,
-    OTHER,
-    QUANTITIES,
-    Group,
-    Summary,
-    change_adder,
-    parse_by,
-    session_adder,
-)
+from tcplife.records.wire import STATE_CHANGE, STORY
+from tcplife.summary import render
+from tcplife.summary.add import change_adder, session_adder
+from tcplife.summary.histogram import Histogram, bounds, bucket_of
+from tcplife.summary.keys import KEYS, OTHER, QUANTITIES, parse_by
+from tcplife.summary.summary import ORDERS, Group, Summary
 
 from .records import CGROUPS, FRAME, Session, pack
 
@@ -301,7 +293,7 @@ def test_table_lines_up() -> None:
     sessions = some_sessions(8, 300)
     summary = summarized("comm,dir,port", sessions)
     summary.seconds = 2.0
-    lines = list(shown.table(summary, shown.SESSION_FIGURES, 3, "count"))
+    lines = list(render.table(summary, render.SESSION_FIGURES, 3, "count"))
     assert len(lines) == 5
     assert lines[-1].startswith("(other)")
     ends = [len(line) for line in lines]
@@ -314,7 +306,7 @@ def test_table_lines_up() -> None:
 def test_table_escapes_names() -> None:
     summary = Summary(("comm",))
     summary.group(("a\x1b[31m\n",)).count = 1
-    assert "a\\x1b[31m\\n" in "".join(shown.table(summary, (), None, "count"))
+    assert "a\\x1b[31m\\n" in "".join(render.table(summary, (), None, "count"))
 
 
 @pytest.mark.parametrize(("blocks", "mark"), [(False, "*"), (True, "█")])
@@ -324,7 +316,7 @@ def test_histograms(blocks: bool, mark: str) -> None:
     for value in [3] * 40 + [5] * 10:
         group.count += 1
         group.quantities["ms"].add(value)
-    lines = list(shown.histograms(summary, "ms", None, "count", blocks))
+    lines = list(render.histograms(summary, "ms", None, "count", blocks))
     assert lines[1] == "comm = curl"
     assert lines[2] == "     usecs               : count     distribution"
     assert lines[4] == f"         2 -> 3          : 40       |{mark * 40}|"
@@ -334,7 +326,7 @@ def test_histograms(blocks: bool, mark: str) -> None:
 def test_json() -> None:
     summary = summarized("comm,dir", some_sessions(9, 100))
     summary.seconds = 4.0
-    lines = shown.json_lines(summary, 2, "count", "now", QUANTITIES)
+    lines = render.json_lines(summary, 2, "count", "now", QUANTITIES)
     objects = [json.loads(line) for line in lines]
     assert [o["other"] for o in objects] == [False, False, True]
     assert sum(o["count"] for o in objects) == 100

@@ -11,7 +11,7 @@
 
 /*
  * The record sent to user space, which learns its layout from this object's
- * BTF (`make bpf` writes layout.py). Addresses are IPv6, or IPv4 mapped
+ * BTF (`make bpf` writes records/abi.py). Addresses are IPv6, or IPv4 mapped
  * into it (RFC 4291, 2.5.5.2), which is also what tells the family. Ports are
  * in host order, time_ns is CLOCK_MONOTONIC. Durations are in
  * whole microseconds, as user space shows them.

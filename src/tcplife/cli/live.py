@@ -8,9 +8,9 @@ import select
 import signal
 from collections.abc import Iterator
 
-from tcplife.cli.summing import View
-from tcplife.stop import Stop
-from tcplife.summary import ORDERS, Summary
+from tcplife.cli.summarize import View
+from tcplife.pipeline.loop import Stop
+from tcplife.summary.summary import ORDERS, Summary
 
 KEYS = "q quit  s sort  g group  h histogram  t total or interval  space pause"
 

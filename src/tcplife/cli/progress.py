@@ -6,7 +6,7 @@ import os
 import time
 
 from tcplife.errors import OutputError
-from tcplife.sinks.output import write_all
+from tcplife.fileio import write_all
 
 _WIDTH = 40
 

@@ -6,18 +6,20 @@ import argparse
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from tcplife import filters, layouts
-from tcplife import layout as records
-from tcplife.cli import common, recordings, statistics
-from tcplife.columns import EXTENDED, SESSION_COLUMNS
+from tcplife.cli import host, messages, modes
+from tcplife.cli import options as shared
+from tcplife.columns import styles
+from tcplife.columns.sessions import EXTENDED, SESSION_COLUMNS
 from tcplife.errors import UsageError
-from tcplife.events import SESSION, STORY
+from tcplife.filters import parse
+from tcplife.records import abi
+from tcplife.records.wire import SESSION, STORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tcplife.columns import Column
-    from tcplife.events import Wire
-    from tcplife.recording.merge import Replay
+    from tcplife.columns.column import Column
+    from tcplife.recording.merge import RecordingSource
+    from tcplife.records.wire import Wire
 
     Columns = dict[str, Column]
 
@@ -47,25 +49,25 @@ examples:
 """
 
 _STYLES = {
-    "bcc": layouts.LIFE_NARROW,
-    "bt": layouts.LIFE_BT,
-    "libbpf": layouts.LIFE_LIBBPF,
+    "bcc": styles.LIFE_NARROW,
+    "bt": styles.LIFE_BT,
+    "libbpf": styles.LIFE_LIBBPF,
 }
-_WIDE_STYLES = {"bcc": layouts.LIFE_WIDE, "libbpf": layouts.LIFE_LIBBPF_WIDE}
+_WIDE_STYLES = {"bcc": styles.LIFE_WIDE, "libbpf": styles.LIFE_LIBBPF_WIDE}
 
 
 def main() -> int:
-    return common.run(NAME, _command)
+    return messages.run(NAME, _command)
 
 
 def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     if options.columns == "help":
-        common.print_text(_columns_list())
+        messages.print_text(_columns_list())
         return
-    recorded = recordings.mode(options)
-    if recorded == recordings.REPLAY:
-        from tcplife.cli.replaying import replay
+    recorded = modes.mode(options)
+    if recorded == modes.REPLAY:
+        from tcplife.cli.replay import replay
 
         born = _styled(options).born
         replay(
@@ -79,28 +81,28 @@ def _command(arguments: Sequence[str]) -> None:
         return
     columns, layout, wire = _shown(options)
     if options.ebpf:
-        common.print_source(wire.sender, options.tier)
+        host.print_source(wire.sender, options.tier)
         return
     if options.check:
-        common.check(options)
+        host.check(options)
         return
-    if recorded == recordings.RECORD:
-        from tcplife.cli.recording import record
+    if recorded == modes.RECORD:
+        from tcplife.cli.record import record
 
         whole_life = layout.born == "life_us"
         record(NAME, STORY, options, scope=_scope(options), whole_life=whole_life)
         return
-    if statistics.wanted(options):
-        from tcplife.cli.summing import summarize
+    if modes.summarizes(options):
+        from tcplife.cli.summarize import summarize
 
         whole_life = layout.born == "life_us"
         summarize(NAME, STORY, options, scope=_scope(options), whole_life=whole_life)
         return
-    common.trace(
+    host.trace(
         NAME,
         wire,
         options,
-        lambda lookups: [common.open_lines(options, wire, columns, layout, lookups)],
+        lambda lookups: [host.open_lines(options, wire, columns, layout, lookups)],
         scope=_scope(options),
         whole_life=layout.born == "life_us",
         paths=any("cgroup_path" in c.value for c in _used(options, columns, layout)),
@@ -113,34 +115,34 @@ def _scope(options: argparse.Namespace) -> str:
 
 def _shown(
     options: argparse.Namespace,
-) -> tuple[dict[str, Column], layouts.Layout, Wire]:
+) -> tuple[dict[str, Column], styles.Layout, Wire]:
     """The columns there are, those to show, and the records that have them."""
     columns = SESSION_COLUMNS
     layout = _layout(options)
     if not options.json and _scope(options) != "new":
-        columns, layout = layouts.at_least(columns, layout)
+        columns, layout = styles.at_least(columns, layout)
     story = (
         _scope(options) != "new"
-        or common.filter_from(options).needs_story()
+        or modes.filter_from(options).needs_story()
         or any(map(_of_story, _used(options, columns, layout)))
     )
     return columns, layout, STORY if story else SESSION
 
 
 def _replayed(
-    options: argparse.Namespace, columns: Columns, replayed: Replay
-) -> tuple[Columns, layouts.Layout]:
+    options: argparse.Namespace, columns: Columns, replayed: RecordingSource
+) -> tuple[Columns, styles.Layout]:
     """What to show of recordings, and how."""
     layout = _layout(options, columns)
     if len(replayed.hosts) > 1 and not options.columns:
-        layout = layouts.with_host(layout, max(map(len, replayed.hosts)))
+        layout = styles.with_host(layout, max(map(len, replayed.hosts)))
     if not options.json and any(file.scope != "new" for file in replayed.files):
-        return layouts.at_least(columns, layout)
+        return styles.at_least(columns, layout)
     return columns, layout
 
 
 def _used(
-    options: argparse.Namespace, columns: dict[str, Column], layout: layouts.Layout
+    options: argparse.Namespace, columns: dict[str, Column], layout: styles.Layout
 ) -> Iterable[Column]:
     if options.json:
         return columns.values()
@@ -150,7 +152,7 @@ def _used(
 def _of_story(column: Column) -> bool:
     """Whether a column needs more than the first part of the record."""
     words = column.of.replace("(", " ").replace(")", " ").replace(",", " ").split()
-    return any(name in words for name, _ in records.STORY)
+    return any(name in words for name, _ in abi.STORY)
 
 
 def _columns_list() -> str:
@@ -180,15 +182,15 @@ def _column_names(
     return names
 
 
-def _parser() -> common.Parser:
-    parser = common.new_parser(
+def _parser() -> shared.Parser:
+    parser = shared.new_parser(
         NAME,
         "Traces TCP sessions: a row for each that ends, with its owner, addresses,"
         "\nbytes and lifespan.",
-        common.columns_help(SESSION_COLUMNS) + EXAMPLES,
+        shared.columns_help(SESSION_COLUMNS) + EXAMPLES,
     )
-    _add_filters(common.add_filter_options(parser))
-    output = common.add_layout_options(parser)
+    _add_filters(shared.add_filter_options(parser))
+    output = shared.add_layout_options(parser)
     output.add_argument(
         "-x",
         "--extended",
@@ -224,18 +226,18 @@ def _parser() -> common.Parser:
         action="store_true",
         help="list the sessions that are open now, and leave",
     )
-    statistics.add_options(parser, states=False)
-    recordings.add_options(parser)
-    common.add_run_options(parser)
-    common.add_host_options(parser)
+    shared.add_statistics_options(parser, states=False)
+    shared.add_recording_options(parser)
+    shared.add_run_options(parser)
+    shared.add_host_options(parser)
     return parser
 
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
-    for option, metavar, parse, text in (
-        ("--laddr", "ADDR[/BITS],...", filters.parse_subnets, "local addresses"),
-        ("--raddr", "ADDR[/BITS],...", filters.parse_subnets, "remote addresses"),
-        ("--comm", "NAME,...", filters.parse_comms, "names of the owner's process"),
+    for option, metavar, parser, text in (
+        ("--laddr", "ADDR[/BITS],...", parse.parse_subnets, "local addresses"),
+        ("--raddr", "ADDR[/BITS],...", parse.parse_subnets, "remote addresses"),
+        ("--comm", "NAME,...", parse.parse_comms, "names of the owner's process"),
         ("-u/--uid", "USER,...", None, "the owner's users"),
         (
             "--netns",
@@ -249,27 +251,27 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
             None,
             "the owner's cgroup (v2), or one below it",
         ),
-        ("--dir", "in|out", filters.parse_direction, "accepted here, or connected"),
+        ("--dir", "in|out", parse.parse_direction, "accepted here, or connected"),
         (
             "--end",
             "WHAT,...",
-            filters.parse_ends,
+            parse.parse_ends,
             "how they ended, as END shows it; failed: all but closed",
         ),
-        ("--min-ms", "N", filters.parse_amount, "that lived at least this long"),
-        ("--min-bytes", "N", filters.parse_amount, "TX and RX in all, at least"),
+        ("--min-ms", "N", parse.parse_amount, "that lived at least this long"),
+        ("--min-bytes", "N", parse.parse_amount, "TX and RX in all, at least"),
         (
             "--slower-connect",
             "MS",
-            filters.parse_amount,
+            parse.parse_amount,
             "whose connect took this long, or failed after it",
         ),
     ):
         group.add_argument(
             *option.split("/"),
             metavar=metavar,
-            # Some only the host can tell that is traced: common.filter_from().
-            type=partial(parse, option) if parse else str,
+            # Some only the host can tell that is traced: modes.filter_from().
+            type=partial(parser, option) if parser else str,
             default=argparse.SUPPRESS,
             help=text,
         )
@@ -277,8 +279,8 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
 
 def _layout(
     options: argparse.Namespace, columns: dict[str, Column] = SESSION_COLUMNS
-) -> layouts.Layout:
-    common.check_json(options)
+) -> styles.Layout:
+    modes.check_json(options)
     style = _styled(options)
     if not options.extended and options.columns is None:
         return style
@@ -288,7 +290,7 @@ def _layout(
     names = usual
     if options.columns is not None:
         names = _column_names(options.columns, usual, columns)
-    return layouts.chosen(
+    return styles.chosen(
         columns,
         names,
         wide=options.wide,
@@ -297,11 +299,11 @@ def _layout(
     )
 
 
-def _styled(options: argparse.Namespace) -> layouts.Layout:
+def _styled(options: argparse.Namespace) -> styles.Layout:
     if options.csv:
         if options.style != "bcc":
             raise UsageError(f"--style {options.style} has no -s/--csv: leave one out")
-        return layouts.LIFE_CSV
+        return styles.LIFE_CSV
     if options.wide:
         if options.style not in _WIDE_STYLES:
             raise UsageError(f"--style {options.style} has no -w/--wide: leave one out")

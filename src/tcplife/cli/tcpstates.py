@@ -6,17 +6,18 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from tcplife import layouts
-from tcplife.cli import common, recordings, statistics
-from tcplife.columns import STATE_COLUMNS
-from tcplife.events import STATE_CHANGE
-from tcplife.filters import parse_states
+from tcplife.cli import host, messages, modes
+from tcplife.cli import options as shared
+from tcplife.columns import styles
+from tcplife.columns.states import STATE_COLUMNS
+from tcplife.filters.parse import parse_states
+from tcplife.records.wire import STATE_CHANGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tcplife.layouts import Columns
-    from tcplife.recording.merge import Replay
-    from tcplife.sinks import Sink
+    from tcplife.columns.column import Columns
+    from tcplife.recording.merge import RecordingSource
+    from tcplife.records.batch import Sink
 
 NAME = "tcpstates"
 
@@ -37,32 +38,32 @@ examples:
 
 
 def main() -> int:
-    return common.run(NAME, _command)
+    return messages.run(NAME, _command)
 
 
 def _command(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     layout = _layout(options)
-    recorded = recordings.mode(options)
-    if recorded == recordings.REPLAY:
-        from tcplife.cli.replaying import replay
+    recorded = modes.mode(options)
+    if recorded == modes.REPLAY:
+        from tcplife.cli.replay import replay
 
         shown = partial(_replayed, layout)
         replay(NAME, STATE_CHANGE, options, STATE_COLUMNS, shown, born="")
         return
     if options.ebpf:
-        common.print_source(NAME, options.tier)
+        host.print_source(NAME, options.tier)
         return
     if options.check:
-        common.check(options)
+        host.check(options)
         return
-    if recorded == recordings.RECORD:
-        from tcplife.cli.recording import record
+    if recorded == modes.RECORD:
+        from tcplife.cli.record import record
 
         record(NAME, STATE_CHANGE, options)
         return
-    if statistics.wanted(options):
-        from tcplife.cli.summing import summarize
+    if modes.summarizes(options):
+        from tcplife.cli.summarize import summarize
 
         summarize(NAME, STATE_CHANGE, options)
         return
@@ -71,60 +72,60 @@ def _command(arguments: Sequence[str]) -> None:
         from tcplife.sinks.journal import JournalSink
 
         # Before tracing begins: there may be no journal.
-        sinks.append(JournalSink(partial(common.say, NAME)))
-    common.trace(
+        sinks.append(JournalSink(partial(messages.say, NAME)))
+    host.trace(
         NAME,
         STATE_CHANGE,
         options,
         lambda lookups: [
-            common.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout, lookups),
+            host.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout, lookups),
             *sinks,
         ],
     )
 
 
 def _replayed(
-    layout: layouts.Layout, columns: Columns, replayed: Replay
-) -> tuple[Columns, layouts.Layout]:
+    layout: styles.Layout, columns: Columns, replayed: RecordingSource
+) -> tuple[Columns, styles.Layout]:
     if len(replayed.hosts) > 1:
-        layout = layouts.with_host(layout, max(map(len, replayed.hosts)))
+        layout = styles.with_host(layout, max(map(len, replayed.hosts)))
     return columns, layout
 
 
-def _parser() -> common.Parser:
-    parser = common.new_parser(
+def _parser() -> shared.Parser:
+    parser = shared.new_parser(
         NAME,
         "Traces TCP state changes: a row for each, with the time spent in the state"
         "\nthat the socket leaves.",
-        common.columns_help(STATE_COLUMNS)
+        shared.columns_help(STATE_COLUMNS)
         + "\nPID and COMM, the session's owner as far as known, are in JSON only.\n"
         + EXAMPLES,
     )
-    common.add_filter_options(parser).add_argument(
+    shared.add_filter_options(parser).add_argument(
         "--state",
         metavar="STATE[,STATE]",
         type=partial(parse_states, "--state"),
         default=(),
         help="only changes out of or into these states",
     )
-    common.add_layout_options(parser).add_argument(
+    shared.add_layout_options(parser).add_argument(
         "-Y",
         "--journal",
         action="store_true",
         help="log each change to the systemd journal as well",
     )
-    statistics.add_options(parser, states=True)
-    recordings.add_options(parser)
-    common.add_run_options(parser)
-    common.add_host_options(parser)
+    shared.add_statistics_options(parser, states=True)
+    shared.add_recording_options(parser)
+    shared.add_run_options(parser)
+    shared.add_host_options(parser)
     return parser
 
 
-def _layout(options: argparse.Namespace) -> layouts.Layout:
-    common.check_json(options)
+def _layout(options: argparse.Namespace) -> styles.Layout:
+    modes.check_json(options)
     if options.csv:
-        return layouts.STATES_CSV
-    return layouts.STATES_WIDE if options.wide else layouts.STATES_NARROW
+        return styles.STATES_CSV
+    return styles.STATES_WIDE if options.wide else styles.STATES_NARROW
 
 
 if __name__ == "__main__":  # python -m tcplife.cli.tcpstates

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 
-from tcplife import __version__
 from tcplife.errors import UnavailableError
-from tcplife.events import SESSION
 from tcplife.kernel import btf, privileges, probes
-from tcplife.kernel.holders import in_container
 from tcplife.kernel.libbpf import Library
+from tcplife.kernel.owners import in_container
 from tcplife.kernel.program import LoadError, Program
 from tcplife.kernel.ring import PerfRing
 from tcplife.kernel.tiers import TIERS, Tier, load
+from tcplife.records.wire import SESSION
+from tcplife.version import __version__
 
 
 def report(btf_file: str | None, only: int | None = None) -> tuple[list[str], bool]:

@@ -191,7 +191,7 @@ def _is_called(name: str) -> bool:
 
 
 class Struct:
-    """A C struct in shared memory, by the layout of layout.py."""
+    """A C struct in shared memory, by the layout of records/abi.py."""
 
     def __init__(self, memory: memoryview, fields: Iterable[tuple[str, str]]) -> None:
         self._memory = memory

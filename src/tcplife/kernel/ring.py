@@ -16,7 +16,6 @@ import time
 from bisect import bisect_left
 
 from tcplife.errors import UnavailableError
-from tcplife.events import FRAME
 from tcplife.kernel.libbpf import (
     Library,
     PerfAttributes,
@@ -25,6 +24,7 @@ from tcplife.kernel.libbpf import (
     sample_function,
 )
 from tcplife.kernel.program import LoadError
+from tcplife.records.wire import FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

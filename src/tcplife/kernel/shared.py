@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import struct
 
-from tcplife import layout
 from tcplife.kernel.libbpf import Library
 from tcplife.kernel.program import Program, Struct
+from tcplife.records import abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
-_COUNTS = struct.Struct("=" + "".join(code for _, code in layout.COUNTS))
-_CONTROL = struct.Struct("=" + "".join(code for _, code in layout.CONTROL))
+_COUNTS = struct.Struct("=" + "".join(code for _, code in abi.COUNTS))
+_CONTROL = struct.Struct("=" + "".join(code for _, code in abi.CONTROL))
 
 
 class Mapped:
@@ -36,7 +36,7 @@ class Mapped:
 
     def __init__(self, program: Program) -> None:
         self._memory = program.variables()
-        self._control = Struct(self._memory[_COUNTS.size :], layout.CONTROL)
+        self._control = Struct(self._memory[_COUNTS.size :], abi.CONTROL)
 
     def counts(self) -> tuple[int, ...]:
         return _COUNTS.unpack_from(self._memory)
@@ -59,7 +59,7 @@ class Copied:
         self._counts = ctypes.create_string_buffer(_COUNTS.size)
         self._buffer = ctypes.create_string_buffer(_CONTROL.size)
         library.bpf_map_lookup_elem(self._control_fd, _FIRST, self._buffer)
-        self._control = Struct(memoryview(self._buffer), layout.CONTROL)
+        self._control = Struct(memoryview(self._buffer), abi.CONTROL)
 
     def counts(self) -> tuple[int, ...]:
         self._library.bpf_map_lookup_elem(self._counts_fd, _FIRST, self._counts)
@@ -79,15 +79,15 @@ _FIRST = bytes(4)
 def initial_config(program: Program) -> Struct:
     """`struct config`, to be set before loading."""
     if program.has_map("config_array"):
-        return Struct(program.initial_value("config_array"), layout.CONFIG)
-    return Struct(program.initial(".rodata"), layout.CONFIG)
+        return Struct(program.initial_value("config_array"), abi.CONFIG)
+    return Struct(program.initial(".rodata"), abi.CONFIG)
 
 
 def initial_control(program: Program) -> Struct:
     """`struct control`, to be set before loading."""
     if program.has_map("control_array"):
-        return Struct(program.initial_value("control_array"), layout.CONTROL)
-    return Struct(program.initial(".bss")[_COUNTS.size :], layout.CONTROL)
+        return Struct(program.initial_value("control_array"), abi.CONTROL)
+    return Struct(program.initial(".bss")[_COUNTS.size :], abi.CONTROL)
 
 
 def open_shared(library: Library, program: Program) -> Shared:

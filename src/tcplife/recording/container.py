@@ -10,7 +10,8 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-from tcplife.events import FRAME, Loss, Wire
+from tcplife.records.batch import Loss
+from tcplife.records.wire import FRAME, Wire
 
 VERSION = 1
 # Not text, and damaged by whoever takes it for text, as PNG's is.
@@ -226,8 +227,8 @@ class Planes:
         return Records(count, data, wall_offset, Loss(*lost))
 
 
-# The values of a field that the rest of this package knows (values.py), here of its
-# last byte: a time of up to 36 years since the host's start.
+# The values of a field that the rest of this package knows (columns/values.py), here
+# of its last byte: a time of up to 36 years since the host's start.
 LIMITS = {"time_ns": 16, "dir": 3, "end": 9, "first": 4, "before": 2}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tcplife.errors import RecordingError, TcplifeError
-from tcplife.events import Batch, Loss
 from tcplife.recording.reader import Recording, open_recording
+from tcplife.records.batch import Batch, Loss
 
 
 class File:
@@ -31,7 +31,7 @@ class File:
         return open_recording(self.path)[0]
 
 
-class Replay:
+class RecordingSource:
     """The records of several files in the order of their time.
 
     problems: what could not be read, a line a file, whole at the end. loss: what the

@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tcplife.errors import RecordingError, UsageError
-from tcplife.events import STATE_CHANGE, STORY, Batch, Loss
 from tcplife.recording import container
 from tcplife.recording.container import Damaged, Planes
+from tcplife.records.batch import Batch, Loss
+from tcplife.records.wire import STATE_CHANGE, STORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tcplife.events import Wire
-    from tcplife.sinks.rows import Lookups
+    from tcplife.columns.compile import Lookups
+    from tcplife.records.wire import Wire
 
 WIRES = {wire.sender: wire for wire in (STORY, STATE_CHANGE)}
 # How much is read at once.

@@ -9,19 +9,20 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-import tcplife
+from tcplife.columns.values import user_name
 from tcplife.errors import OutputClosed, OutputError
-from tcplife.events import FRAME, Loss, Wire
+from tcplife.fileio import write_all
 from tcplife.recording import container
-from tcplife.sinks.output import write_all
-from tcplife.values import user_name
+from tcplife.records.batch import Loss
+from tcplife.records.wire import FRAME, Wire
+from tcplife.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tcplife.events import Batch
-    from tcplife.sinks.rows import Lookups
+    from tcplife.columns.compile import Lookups
+    from tcplife.records.batch import Batch
 
 # Records in a block: more make it hardly smaller.
 BLOCK = 4096
@@ -40,7 +41,7 @@ def header(wire: Wire, tool: str, command: Sequence[str], scope: str) -> dict[st
     host = os.uname()
     return {
         "tool": tool,
-        "version": tcplife.__version__,
+        "version": __version__,
         "command": [word[:1024] for word in command[:256]],
         "kernel": host.release,
         "machine": host.machine,

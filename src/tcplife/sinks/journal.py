@@ -14,16 +14,16 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from tcplife import values
+from tcplife.columns import values
+from tcplife.columns.text import printable
 from tcplife.errors import UnavailableError
-from tcplife.events import STATE_CHANGE
-from tcplife.text import printable
+from tcplife.records.wire import STATE_CHANGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from tcplife.events import Batch
+    from tcplife.records.batch import Batch
 
     class StateChange(Protocol):
         """A TCP session's change of state, as state_change_fields() wants it."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from tcplife.sinks.output import write_all
-from tcplife.sinks.rows import compile_json, compile_rows, header
+from tcplife.columns.compile import compile_json, compile_rows, header
+from tcplife.fileio import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tcplife.events import Batch, Wire
-    from tcplife.layouts import Layout
-    from tcplife.sinks.rows import Columns, Lookups, Rows
+    from tcplife.columns.column import Columns
+    from tcplife.columns.compile import Lookups, Rows
+    from tcplife.columns.styles import Layout
+    from tcplife.records.batch import Batch
+    from tcplife.records.wire import Wire
 
 
 class Lines:

@@ -1,0 +1,182 @@
+"""What the options ask for, and what of them does not go together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from math import ceil
+
+from tcplife.errors import (
+    UsageError,
+)
+from tcplife.filters import parse
+from tcplife.filters.filter import Filter
+from tcplife.filters.parse import (
+    microseconds,
+    parse_cgroup,
+    parse_namespaces,
+    parse_users,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+RECORD, REPLAY = "record", "replay"
+
+
+def mode(options: argparse.Namespace) -> str:
+    """RECORD, REPLAY or neither. Raises UsageError for what does not go together."""
+    if options.record is not None and options.replay:
+        raise UsageError("--record with --replay: choose one of them")
+    if options.record is not None:
+        _check(
+            options, _NOT_RECORDED, "--record keeps all columns: leave {} to --replay"
+        )
+        _check(options, _OF_REPLAY, "{} is of --replay: leave it out with --record")
+        _check(options, (("check", "--check"),), "--record with {}: choose one of them")
+        if options.keep and not options.rotate:
+            raise UsageError(f"--keep {options.keep}: add --rotate, as in --rotate 1h")
+        return RECORD
+    _check(options, _OF_RECORD, "{} is of --record: add --record FILE")
+    if not options.replay:
+        _check(options, _OF_REPLAY, "{} is of --replay: add --replay FILE")
+        return ""
+    _check(options, _OF_TRACING, "{} is of tracing: leave it out with --replay")
+    if options.replay.count("-") > 1:
+        raise UsageError("--replay - -: there is one standard input; give - once")
+    if bool(options.format) != bool(options.output):
+        raise UsageError("--format and -O/--output go together: give both")
+    if options.format:
+        _check(options, _NOT_CONVERTED, "--format has all columns: leave {} out")
+    return REPLAY
+
+
+_NOT_RECORDED = (
+    ("time", "-T"),
+    ("timestamp", "-t"),
+    ("wide", "-w"),
+    ("csv", "-s"),
+    ("json", "--json"),
+    ("extended", "-x"),
+    ("columns", "-o"),
+    ("summary", "--summary"),
+    ("hist", "--hist"),
+    ("interval", "-i"),
+    ("journal", "-Y"),
+)
+
+
+_NOT_CONVERTED = tuple(item for item in _NOT_RECORDED if item[0] != "journal")
+
+
+_OF_RECORD = (("rotate", "--rotate"), ("keep", "--keep"))
+
+
+_OF_REPLAY = (("format", "--format"), ("output", "-O/--output"))
+
+
+_OF_TRACING = (
+    ("all", "-a/--all"),
+    ("open", "--open"),
+    ("journal", "-Y/--journal"),
+    ("duration", "--duration"),
+    ("check", "--check"),
+    ("tier", "--tier"),
+    ("btf", "--btf"),
+    ("user", "--user"),
+)
+
+
+def _check(
+    options: argparse.Namespace, refused: tuple[tuple[str, str], ...], message: str
+) -> None:
+    given = vars(options)
+    for name, option in refused:
+        if given.get(name):
+            raise UsageError(message.format(option))
+
+
+def summarizes(options: argparse.Namespace) -> bool:
+    """Whether it is statistics that are asked for."""
+    if options.summary or options.hist:
+        for given, option in (
+            (options.csv, "-s/--csv"),
+            (options.wide, "-w/--wide"),
+            (getattr(options, "columns", ""), "-o/--columns"),
+            (getattr(options, "extended", False), "-x/--extended"),
+            (getattr(options, "open", False), "--open"),
+            (getattr(options, "journal", False), "-Y/--journal"),
+            (options.count, "-c/--count"),
+        ):
+            if given:
+                raise UsageError(f"{option} is of rows; leave it out with --summary")
+        return True
+    if options.interval:
+        raise UsageError("-i/--interval is of --summary and --hist: add one of them")
+    return False
+
+
+def check_json(options: argparse.Namespace) -> None:
+    for given, option in ((options.csv, "-s/--csv"), (options.wide, "-w/--wide")):
+        if options.json and given:
+            raise UsageError(f"--json with {option}: choose one of them")
+
+
+def filter_from(options: argparse.Namespace) -> Filter:
+    """Of the options there are, for this host. Raises UsageError."""
+    given = vars(options)
+    return filter_of(
+        options,
+        uids=parse_users("-u/--uid", given["uid"]) if "uid" in given else (),
+        namespaces=parse_namespaces("--netns", given["netns"])
+        if "netns" in given
+        else (),
+        cgroup=parse_cgroup("--cgroup", given["cgroup"]) if "cgroup" in given else "",
+    )
+
+
+def filter_of(
+    options: argparse.Namespace,
+    *,
+    uids: Sequence[int],
+    namespaces: Sequence[int],
+    cgroup: str,
+    users: Sequence[str] = (),
+) -> Filter:
+    """What depends on the host is given. Some options are one tool's only."""
+    given = vars(options)
+    return Filter(
+        pids=options.pid,
+        local_ports=options.localport,
+        remote_ports=options.remoteport,
+        family=options.family,
+        states=given.get("state", ()),
+        local_subnets=given.get("laddr", ()),
+        remote_subnets=given.get("raddr", ()),
+        comms=given.get("comm", ()),
+        uids=uids,
+        users=users,
+        namespaces=namespaces,
+        cgroup=cgroup,
+        direction=given.get("dir", 0),
+        ends=given.get("end", ()),
+        min_us=microseconds(given.get("min_ms", 0)),
+        min_bytes=ceil(given.get("min_bytes", 0)),
+        slower_connect_us=microseconds(given.get("slower_connect", 0)),
+    )
+
+
+def recorded_filter_from(options: argparse.Namespace) -> Filter:
+    """Of the options, for a host that cannot be asked."""
+    given = vars(options)
+    uids, users = parse.recorded_users(given["uid"]) if "uid" in given else ([], [])
+    return filter_of(
+        options,
+        uids=uids,
+        users=users,
+        namespaces=parse.recorded_namespaces("--netns", given["netns"])
+        if "netns" in given
+        else (),
+        cgroup=parse.recorded_cgroup(given["cgroup"]) if "cgroup" in given else "",
+    )

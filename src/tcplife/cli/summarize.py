@@ -1,0 +1,219 @@
+"""--summary and --hist: figures of many sessions, instead of a row for each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from tcplife.cli import host, messages
+from tcplife.cli.modes import filter_from
+from tcplife.columns.values import rfc3339
+from tcplife.errors import UsageError
+from tcplife.fileio import write_all
+from tcplife.pipeline.loop import Stop
+from tcplife.pipeline.loss import LossReport
+from tcplife.summary import keys, render
+from tcplife.summary.add import change_adder, session_adder
+from tcplife.summary.summary import Summary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tcplife.cli.live import Live
+    from tcplife.kernel.source import KernelSource
+    from tcplife.records.wire import Wire
+
+# Of sessions, without being asked for a histogram of something else.
+TABLE = ("ms", "connect", "tx", "rx")
+
+
+class View:
+    """What the options want to see of a summary."""
+
+    def __init__(self, options: argparse.Namespace, states: bool) -> None:
+        self.states = states
+        self.json = options.json
+        self.hist = options.hist
+        self.order = options.sort
+        self.by: tuple[str, ...] | None = None
+        self.number = options.top
+        self.figures = render.STATE_FIGURES if states else render.SESSION_FIGURES
+
+    def quantities(self) -> tuple[str, ...]:
+        """Those whose distributions it shows."""
+        if self.states:
+            return ("ms",)
+        if self.json:
+            return keys.QUANTITIES
+        return (self.hist,) if self.hist else TABLE
+
+    def any_quantities(self) -> tuple[str, ...]:
+        """If it may be changed from a histogram to the table, and back."""
+        return tuple(dict.fromkeys((*self.quantities(), *TABLE)))
+
+    def lines(self, summary: Summary, moment: float, repeated: bool) -> Iterator[str]:
+        """moment: seconds since 1970. repeated: there are more to come."""
+        if self.json:
+            text = rfc3339(int(moment * 1000000))[1:-1]
+            for part in self._parts(summary):
+                yield from render.json_lines(
+                    part, self.number, self.order, text, self.quantities()
+                )
+            return
+        if repeated:
+            yield time.strftime("%H:%M:%S", time.localtime(moment))
+        for part in self._parts(summary):
+            if self.hist:
+                yield from render.histograms(
+                    part, self.hist, self.number, self.order, _blocks()
+                )
+            else:
+                yield from render.table(part, self.figures, self.number, self.order)
+                yield ""
+
+    def _parts(self, summary: Summary) -> list[Summary]:
+        if not self.states:
+            return [summary if self.by is None else summary.regrouped(self.by)]
+        states = summary.regrouped(("oldstate",))
+        return [states] if self.hist else [states, summary]
+
+
+def _blocks() -> bool:
+    """Whether there is a terminal that shows Unicode's blocks."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return sys.stdout.isatty() and encoding == "utf8"
+
+
+def summarize(
+    name: str,
+    wire: Wire,
+    options: argparse.Namespace,
+    *,
+    scope: str = "new",
+    whole_life: bool = False,
+) -> None:
+    """Traces until it is told to stop, and shows summaries."""
+    # Not for what has been recorded, which is summed up elsewhere.
+    from tcplife.kernel.source import KernelSource
+    from tcplife.kernel.sums import Request
+
+    if "host" in getattr(options, "by", ()):
+        raise UsageError("--by host is of --replay: here is one host only")
+    states = wire.sender == "tcpstates"
+    view = View(options, states)
+    by = keys.STATE_BY if states else options.by
+    quantities = view.quantities()
+    live: Live | None = None
+    if options.interval and not options.json and _is_terminal():
+        from tcplife.cli.live import Live
+
+        live = Live(view)
+        quantities = view.any_quantities()
+    request = Request(wire.sender, by, quantities, options.max_groups)
+    stop = host.stop_from(options, requests=scope == "all")
+    with KernelSource(
+        wire,
+        filter_from(options),
+        scope=scope,
+        whole_life=whole_life,
+        paths="cgroup"
+        in {f for n in by if n in keys.KEYS for f in keys.KEYS[n].fields},
+        tier=options.tier,
+        btf=options.btf,
+        max_sessions=options.max_sessions,
+        request=request,
+    ) as tracing:
+        host.has_begun(name, options, tracing)
+        losses = LossReport(partial(messages.say, name))
+        born = "life_us" if whole_life else "span_us"
+        lookups = {"cgroup_path": tracing.cgroup_path}
+
+        def adder(summary: Summary) -> Callable[[memoryview], None]:
+            if states:
+                return change_adder(wire, summary)
+            return session_adder(wire, summary, born, lookups)
+
+        pieces = _pieces(tracing, stop, options.interval, by, adder, losses)
+        try:
+            if live:
+                live.run(pieces, stop)
+            else:
+                for piece in pieces:
+                    print_lines(view.lines(piece, time.time(), bool(options.interval)))
+        finally:
+            losses.finish()
+            host.tell_unseen(name, tracing)
+            _tell_unsummed(name, tracing)
+
+
+def _pieces(
+    tracing: KernelSource,
+    stop: Stop,
+    interval: float | None,
+    by: Sequence[str],
+    adder: Callable[[Summary], Callable[[memoryview], None]],
+    losses: LossReport,
+) -> Iterator[Summary]:
+    """A summary for each interval; for the whole time, if there is none."""
+    from tcplife.kernel.source import INTERVAL
+
+    began = time.monotonic()
+    piece = Summary(by)
+    add = adder(piece)
+
+    def finished() -> Summary:
+        if tracing.sums:
+            piece.merge(tracing.sums.take())
+        piece.seconds = time.monotonic() - began
+        return piece
+
+    # Records have to be read often; the kernel side's sums can wait.
+    look = min(interval or 1.0, 1.0) if tracing.sums else INTERVAL
+    for batch in tracing.batches(stop, look, ticks=True):
+        if len(batch):
+            add(batch.data)
+        losses.see(batch.loss)
+        if interval and time.monotonic() - began >= interval - 0.001:
+            yield finished()
+            began = time.monotonic()
+            piece = Summary(by)
+            add = adder(piece)
+    yield finished()
+
+
+def print_lines(lines: Iterator[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    write_all(messages.STDOUT, text.encode("utf-8", "backslashreplace"))
+
+
+def _is_terminal() -> bool:
+    return (
+        os.isatty(messages.STDOUT)
+        and os.isatty(0)
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
+
+
+def tell_folded(name: str, folded: int) -> None:
+    messages.say(
+        name,
+        f"{folded} in groups that had no room of their own are in (other);"
+        " --max-groups gives more",
+    )
+
+
+def _tell_unsummed(name: str, tracing: KernelSource) -> None:
+    if not tracing.sums:
+        return
+    folded, uncounted = tracing.unsummed()
+    if folded:
+        tell_folded(name, folded)
+    if uncounted:
+        messages.say(
+            name,
+            f"{uncounted} values found no room in a histogram: percentiles lack them,"
+            " sums do not; --max-groups gives more",
+        )

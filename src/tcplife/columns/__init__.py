@@ -1,0 +1,1 @@
+"""What a column shows, and how: one row a column."""

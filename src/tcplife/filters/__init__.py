@@ -1,0 +1,1 @@
+"""Which sessions are wanted, and who is to judge."""

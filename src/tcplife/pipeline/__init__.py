@@ -1,0 +1,1 @@
+"""From a source to sinks: the loop, what was lost, and when it ends."""

@@ -1,0 +1,1 @@
+"""Sessions, and changes of state, added up by groups."""
