@@ -17,7 +17,7 @@ BPF_CFLAGS := -target bpf -O2 -g -Wall -Wextra -Wno-unused-parameter \
 	-Werror -ffile-prefix-map=$(CURDIR)=. -I/usr/include/$(MULTIARCH)
 BUILD = $(CLANG) $(BPF_CFLAGS) -c $< -o $@ && $(STRIP) -g $@
 
-.PHONY: bpf man format vmtest clean
+.PHONY: bpf headers man format vmtest clean
 bpf: $(OBJECTS) $(OLDER) src/tcplife/records/abi.py
 
 # Always made anew: the objects are committed, and a checkout has no order in time.
@@ -42,8 +42,40 @@ src/tcplife/records/abi.py: $(OBJECTS) $(OLDER)
 		$(BPF)/tcplife_full.bpf.o:story,owner_more \
 		$(BPF)/cgroups.bpf.o:cgroup_event \
 		$(BPF)/tcplife_summary.bpf.o:session_group,session_totals,bucket_key,hot_state,hot_bucket \
+		$(BPF)/tcplife_summary.bpf.o:by,dir,end,first,histogram,limit,quantity \
 		$(BPF)/tcpstates_summary.bpf.o:state_group,state_totals \
 		$(BPF)/tcpstates.bpf.o:state_event > $@
+
+# Each header compiles by itself, for each object that it is part of; and so does what
+# --ebpf prints.
+CHECK := $(CLANG) $(BPF_CFLAGS) -mcpu=v3 -I$(BPF) -fsyntax-only -x c
+# The tools define on_change(), and summary.h add_to().
+ALONE := $(CHECK) -Wno-undefined-internal
+OF_SUMMARIES := quantity.h summary.h
+OF_SESSIONS := older.h record.h
+OF_STORIES := walk.h
+HEADERS := $(filter-out $(OF_SUMMARIES) $(OF_SESSIONS) $(OF_STORIES) %_groups.h,\
+	$(notdir $(wildcard $(BPF)/*.h)))
+headers:
+	@set -e; \
+	alone() { for header in $$2; do $(ALONE) $$1 -include $$header /dev/null || \
+		{ echo "$$header does not stand alone: $$1"; exit 1; }; done; }; \
+	for tier in 1 2 3 4; do \
+		alone "-DTIER=$$tier" "$(HEADERS) $(OF_SESSIONS)"; \
+		alone "-DTIER=$$tier -DSTORY=1" "$(HEADERS) $(OF_SESSIONS)"; \
+		alone "-DTIER=$$tier -DSTATES=1" "$(HEADERS)"; \
+	done; \
+	alone "-DSTORY=1" "$(OF_STORIES)"; \
+	alone "-DSTORY=1 -DSUMMARY=1" "$(HEADERS) $(OF_SESSIONS) $(OF_STORIES) \
+		$(OF_SUMMARIES) session_groups.h"; \
+	alone "-DSTATES=1 -DSUMMARY=1" "$(HEADERS) $(OF_SUMMARIES) state_groups.h"; \
+	for tier in 1 2 3 4; do \
+		for tool in tcplife "tcplife --end failed" tcplife.cli.tcpstates; do \
+			text=$$(PYTHONPATH=src $(PYTHON) -m $$tool --ebpf --tier $$tier); \
+			test -n "$$text"; \
+			printf '%s\n' "$$text" | $(CHECK) -Wno-unused-function -; \
+		done; \
+	done
 
 man:
 	PYTHONPATH=src $(PYTHON) scripts/man.py tcplife > docs/tcplife.8

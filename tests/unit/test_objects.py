@@ -35,7 +35,8 @@ INSTRUCTIONS = 4096
 # Before Linux 5.2, none; libbpf makes maps of these sections.
 VARIABLES = (".bss", ".data", ".rodata")
 # include/uapi/linux/elf.h
-SHT_SYMTAB, SHT_NOBITS, STT_FUNC, SHF_EXECINSTR = 2, 8, 2, 4
+SHT_SYMTAB, SHT_NOBITS, SHF_EXECINSTR = 2, 8, 4
+STT_OBJECT, STT_FUNC = 1, 2
 
 
 class Section(NamedTuple):
@@ -63,13 +64,22 @@ def sections(path: Path) -> list[Section]:
     return found
 
 
+def symbols(path: Path) -> Iterator[tuple[str, str, int, int, int]]:
+    """Each symbol's name, section, type, address, and size."""
+    found = sections(path)
+    table = next(section for section in found if section.kind == SHT_SYMTAB)
+    names = next(section for section in found if section.name == ".strtab").data
+    for name, info, _, index, at, size in struct.iter_unpack("<IBBHQQ", table.data):
+        if index < len(found):
+            text = names[name : names.index(b"\0", name)].decode()
+            yield text, found[index].name, info & 15, at, size
+
+
 def programs(path: Path) -> Iterator[tuple[str, int]]:
     """Each program's section, and how many instructions it has."""
-    found = sections(path)
-    (symbols,) = (section for section in found if section.kind == SHT_SYMTAB)
-    for _, info, _, index, _, size in struct.iter_unpack("<IBBHQQ", symbols.data):
-        if info & 15 == STT_FUNC:
-            yield found[index].name, size // 8
+    for _, section, kind, _, size in symbols(path):
+        if kind == STT_FUNC:
+            yield section, size // 8
 
 
 def layouts(name: str, *structs: str) -> str:
@@ -129,3 +139,22 @@ def test_the_other_tiers_have_variables() -> None:
     """So that the test above can fail."""
     names = {section.name for section in sections(FOLDER / "tcplife_2.bpf.o")}
     assert {".bss", ".rodata"} <= names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        path.name
+        for path in sorted(FOLDER.glob("tcp*.bpf.o"))
+        if "_3" not in path.name and "_4" not in path.name
+    ],
+)
+def test_variables_begin_with_what_is_shared(name: str) -> None:
+    """User space finds them at the beginning of their sections."""
+    found = {
+        (section, at): variable
+        for variable, section, kind, at, _ in symbols(FOLDER / name)
+        if kind == STT_OBJECT
+    }
+    assert found[".bss", 0] == "shared"
+    assert found[".rodata", 0] == "config"

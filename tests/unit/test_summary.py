@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from tcplife.columns import values
 from tcplife.columns.objects import compile_records
 from tcplife.columns.sessions import SESSION_COLUMNS
 from tcplife.errors import UsageError
+from tcplife.records import abi
 from tcplife.records.wire import STATE_CHANGE, STORY
 from tcplife.summary import render
 from tcplife.summary.add import change_adder, session_adder
@@ -27,7 +26,6 @@ from tcplife.summary.summary import ORDERS, Group, Summary
 
 from .records import CGROUPS, FRAME, Session, pack
 
-BPF = Path(__file__).parents[2] / "src/tcplife/bpf"
 LOOKUPS: dict[str, Any] = {"cgroup_path": CGROUPS.get, "host": lambda _: None}
 
 
@@ -281,12 +279,16 @@ def test_states() -> None:
 
 
 def test_the_kernel_has_the_same_quantities() -> None:
-    text = (BPF / "groups.h").read_text()
-    found = re.search(r"enum quantity \{(.*?)QUANTITIES", text, re.DOTALL)
-    assert found
-    names = [word.strip() for word in found[1].split(",")]
-    assert names[:-1] == ["LIFE_US", "CONNECT_US", "TX_BYTES", "RX_BYTES", "RTT_US"]
-    assert len(names) - 1 == len(QUANTITIES)
+    names = ["life" if name == "ms" else name for name in QUANTITIES]
+    expected = {f"QUANTITY_{name.upper()}": n for n, name in enumerate(names)}
+    assert list(abi.QUANTITY.items()) == list(expected.items())
+
+
+def test_the_kernel_groups_by_what_keys_are_made_of() -> None:
+    fields = {field for key in KEYS.values() for field in key.fields}
+    assert {f"BY_{field.upper()}" for field in fields} == set(abi.BY)
+    assert sorted(abi.BY.values()) == [1 << n for n in range(len(abi.BY))]
+    assert fields <= {name for name, _ in abi.SESSION_GROUP}
 
 
 def test_table_lines_up() -> None:

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Tells the paths of cgroups as they are made: when a session is shown, its
+ * Sends the paths of cgroups as they are made: when a session is shown, its
  * owner's cgroup may be gone. Loaded if a column or a filter needs it. Only the
  * v2 hierarchy counts, which is where bpf_get_current_cgroup_id() looks.
  */
-#define STORY
-#include "filters.h"
+#include "cgroups.h"
+#include "config.h"
 
 #include <bpf/bpf_tracing.h>
 
@@ -18,7 +18,7 @@ struct cgroup_event {
 	char path[PATH_SIZE]; /* below the root, cut if it is longer */
 };
 
-/* Only so that the object's BTF tells its layout. */
+/* Only so that the object's BTF has its layout. */
 const struct cgroup_event *cgroup_event_layout = NULL;
 
 /* Read whenever sessions are shown; each lives until then. */
@@ -37,7 +37,7 @@ int BPF_PROG(cgroup_mkdir, struct cgroup *cgroup, const char *path)
 
 	if (BPF_CORE_READ(cgroup, root, hierarchy_id))
 		return 0;
-	if (config.filter_cgroup && bpf_map_lookup_elem(&cgroups, &parent))
+	if (cfg()->filter_cgroup && bpf_map_lookup_elem(&cgroups, &parent))
 		bpf_map_update_elem(&cgroups, &id, &value, BPF_ANY);
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) /* then sessions in it are shown without its path */

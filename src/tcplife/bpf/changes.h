@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The programs on state changes and on a socket's end. They call on_change()
- * and on_destroy(), which who includes this has defined before: once, and
- * seldom again.
+ * and on_destroy(), which each tool has: once for a change, and seldom again.
  */
 #ifndef TCPLIFE_CHANGES_H
 #define TCPLIFE_CHANGES_H
 
-#include "trace.h"
+#include "config.h"
+#include "socket.h"
+#include "tier.h"
+
+#include <bpf/bpf_tracing.h>
+
+/* by_task: the current task makes the change. */
+static __always_inline void on_change(void *ctx, struct sock *sk, int oldstate,
+				      int newstate, bool by_task);
+static __always_inline int on_destroy(void *ctx, struct sock *sk);
 
 #if TIER <= 3
 
@@ -34,7 +42,7 @@ struct {
 TRACEPOINT("inet_sock_set_state")
 int BPF_PROG(called_change, struct sock *sk, int oldstate, int newstate)
 {
-	if (config.never)
+	if (cfg()->never)
 		bpf_tail_call(ctx, &called, 0);
 	on_change(ctx, sk, oldstate, newstate, acting(sk));
 	return 0;
@@ -69,9 +77,9 @@ static __always_inline __u64 *last_change(const struct sock *sk)
 }
 
 enum position {
-	FIRST,
-	BETWEEN,
-	LAST
+	POSITION_FIRST,
+	POSITION_BETWEEN,
+	POSITION_LAST,
 };
 
 /* Has a program before, of these on the same change, seen it? */
@@ -85,8 +93,8 @@ static __always_inline bool seen(const struct sock *sk, int newstate,
 	/* The tracepoint serves SCTP, DCCP and MPTCP sockets, too. */
 	if (BITS(sk, sk_protocol) != IPPROTO_TCP || !last)
 		return true;
-	seen = position != FIRST && *last == change;
-	*last = position == LAST ? 0 : change;
+	seen = position != POSITION_FIRST && *last == change;
+	*last = position == POSITION_LAST ? 0 : change;
 	return seen;
 }
 
@@ -100,7 +108,7 @@ static __always_inline bool seen(const struct sock *sk, int newstate,
 	}
 
 /* Attached in this order. */
-ON_CHANGE(change, FIRST)
+ON_CHANGE(change, POSITION_FIRST)
 
 /*
  * A program isn't run while it runs already on the same processor
@@ -114,20 +122,20 @@ ON_CHANGE(change, FIRST)
  * one make its changes: then a program takes a change to be unseen that is not,
  * which on_change() has to find out.
  */
-ON_CHANGE(preemptible_1, BETWEEN)
-ON_CHANGE(preemptible_2, BETWEEN)
-ON_CHANGE(preemptible_3, BETWEEN)
-ON_CHANGE(preemptible_4, BETWEEN)
-ON_CHANGE(preemptible_5, BETWEEN)
-ON_CHANGE(preemptible_6, BETWEEN)
+ON_CHANGE(preemptible_1, POSITION_BETWEEN)
+ON_CHANGE(preemptible_2, POSITION_BETWEEN)
+ON_CHANGE(preemptible_3, POSITION_BETWEEN)
+ON_CHANGE(preemptible_4, POSITION_BETWEEN)
+ON_CHANGE(preemptible_5, POSITION_BETWEEN)
+ON_CHANGE(preemptible_6, POSITION_BETWEEN)
 
 /*
  * On all kernels an interrupt may bring a batch of packets, and with them
  * hundreds of changes. Nothing that makes changes interrupts that.
  */
-ON_CHANGE(change_again, LAST)
+ON_CHANGE(change_again, POSITION_LAST)
 
-/* That it is told twice does no harm. */
+/* That it runs twice does no harm. */
 TRACEPOINT("tcp_destroy_sock")
 int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 {

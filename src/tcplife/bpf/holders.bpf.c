@@ -5,8 +5,7 @@
  * the ring buffer's framing, so that no number of them can overflow it.
  */
 #include "session.h"
-
-#include <bpf/bpf_tracing.h>
+#include "story_filters.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -18,13 +17,6 @@ struct walk {
 
 struct walk walk = {};
 
-/* As the ring buffer frames it (struct bpf_ringbuf_hdr). */
-struct framed_event {
-	__u32 len;
-	__u32 pg_off;
-	struct event event;
-};
-
 static __always_inline void write_event(struct seq_file *seq, struct parked *it,
 					struct task_struct *holder)
 {
@@ -35,12 +27,12 @@ static __always_inline void write_event(struct seq_file *seq, struct parked *it,
 	if (!unpark(it))
 		return;
 	framed.event = it->event;
-	more = it->more;
+	more = STORY ? *it->more : (struct owner_more){};
 	if (holder) {
 		owner_from_task(owner, holder);
-		more_from_task(&more, holder);
+		owner_more_from_task(&more, holder);
 	}
-	tell_owner_more(&framed.event, &more);
+	set_owner_more(&framed.event, &more);
 	if (wanted_owner(owner, &more) &&
 	    bpf_seq_write(seq, &framed, sizeof(framed))) {
 		/* No room: the kernel shows this one again at the next read. */

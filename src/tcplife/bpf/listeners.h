@@ -8,7 +8,11 @@
 #ifndef TCPLIFE_LISTENERS_H
 #define TCPLIFE_LISTENERS_H
 
-#include "trace.h"
+#include "shared.h"
+#include "socket.h"
+#include "tier.h"
+
+#include <bpf/bpf_endian.h>
 
 /*
  * Tasks that are closing a listener: the port, by pid_tgid. An entry lives for
@@ -33,7 +37,7 @@ static __always_inline void on_listener_closed(struct sock *sk)
 		return;
 	port = bpf_ntohs(FIELD(tp, inet_conn.icsk_inet.inet_sport));
 	if (!bpf_map_update_elem(&closing_listeners, &task, &port, BPF_NOEXIST))
-		__sync_fetch_and_add(&counted.closing, 1);
+		__sync_fetch_and_add(&cnt()->closing, 1);
 }
 
 /* Is the current task closing a listener on this port? */
@@ -42,7 +46,7 @@ static __always_inline bool closing_listener_on(__u16 lport)
 	__u64 task = bpf_get_current_pid_tgid();
 	__u16 *port;
 
-	if (!counted.closing)
+	if (!cnt()->closing)
 		return false;
 	port = bpf_map_lookup_elem(&closing_listeners, &task);
 	return port && *port == lport;
@@ -53,11 +57,11 @@ static __always_inline void on_listener_destroyed(const struct sock *sk)
 {
 	__u64 task;
 
-	if (!counted.closing || !acting(sk))
+	if (!cnt()->closing || !acting(sk))
 		return;
 	task = bpf_get_current_pid_tgid();
 	if (!bpf_map_delete_elem(&closing_listeners, &task))
-		__sync_fetch_and_add(&counted.closing, -1);
+		__sync_fetch_and_add(&cnt()->closing, -1);
 }
 
 #endif

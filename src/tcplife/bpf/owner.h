@@ -3,6 +3,7 @@
 #ifndef TCPLIFE_OWNER_H
 #define TCPLIFE_OWNER_H
 
+#include "config.h"
 #include "tier.h"
 
 /* A process: the thread group, and the name that ps(1) gives it. */
@@ -11,53 +12,19 @@ struct owner {
 	char comm[16];
 };
 
+/* Of the owner, beyond its name. */
+struct owner_more {
+	__u64 cgroup;
+	__u32 uid;
+	__u32 ppid;
+};
+
 /* How sure the owner is. */
-enum {
+enum certainty {
 	OWNER_UNKNOWN,
 	OWNER_ACTED, /* acted on the socket, and may have passed it on since */
 	OWNER_ENDED, /* ended the session */
 };
-
-/*
- * Set once, before attaching. In tiers 1 and 2 the verifier drops what it
- * switches off.
- */
-struct config {
-	__u64 min_us; /* lifespan */
-	__u64 min_bytes;
-	__u64 slower_us;  /* connect */
-	__u32 states;	  /* a bit a state: changes into or out of these */
-	__u32 ends;	  /* a bit an enum end; 0: any */
-	__u32 wake_bytes; /* unread bytes in the ring that wake the reader */
-	__u32 by;	  /* a bit an enum by: what groups sessions */
-	__u32 quantities; /* a bit an enum quantity: those that are added up */
-	__u32 words;	  /* a bit each 8 bytes of a group that are not all 0 */
-	__u32 processors; /* there may be */
-	__u32 batches;	  /* each processor's, in a set: one a program */
-	__u32 subnet_4[4]; /* the part of a remote address that groups: IPv4, */
-	__u32 subnet_6[4]; /* IPv6 */
-	__u8 family;	   /* 4, 6, or 0 for both */
-	__u8 dir;	   /* of enum dir; 0: any */
-	__u8 whole_life;   /* min_us counts from the first state */
-	__u8 all;	   /* sessions older than the trace as well */
-	__u8 filter_pid;
-	__u8 filter_lport;
-	__u8 filter_rport;
-	__u8 filter_laddr;
-	__u8 filter_raddr;
-	__u8 filter_comm;
-	__u8 filter_uid;
-	__u8 filter_netns;
-	__u8 filter_cgroup;
-	__u8 never;
-	__u8 hot_bits; /* of the number of slots, each processor's, in a set */
-	__u8 unused[1];
-};
-
-CONSTANT(config, config)
-#if TIER > 2
-#define config (*config_at())
-#endif
 
 /* The PIDs asked for; user space sets the size. */
 struct {
@@ -130,7 +97,7 @@ static __always_inline void owner_from_current(struct owner *owner)
 
 static __always_inline bool wanted_pid(__u32 pid)
 {
-	return !config.filter_pid || bpf_map_lookup_elem(&pids, &pid);
+	return !cfg()->filter_pid || bpf_map_lookup_elem(&pids, &pid);
 }
 
 /* A kernel thread that closes a file for a process is not its owner. */

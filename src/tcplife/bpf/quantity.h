@@ -1,30 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is kept of the values of a quantity (enum quantity). */
 #ifndef TCPLIFE_QUANTITY_H
 #define TCPLIFE_QUANTITY_H
 
-#include <linux/bpf.h>
+#include "tier.h"
 
-/* What sessions may be grouped by. */
-enum by {
-	BY_LADDR = 1,
-	BY_RADDR = 2,
-	BY_COMM = 4,
-	BY_CGROUP = 8,
-	BY_PID = 16,
-	BY_UID = 32,
-	BY_NETNS = 64,
-	BY_LPORT = 128,
-	BY_RPORT = 256,
-	BY_PORT = 512,
-	BY_DIR = 1024,
-	BY_END = 2048,
-};
-
-/* Of the values of a quantity. */
 struct quantity_sum {
 	__u64 count; /* if not each session has one */
 	__u64 total;
 	__u64 most; /* the greatest */
 };
+
+/* Where one session, or change of state, is counted; see summary.h. */
+struct tally;
+
+static __always_inline void add_to(const struct tally *tally, __u64 *sum,
+				   __u64 amount);
+static __always_inline void count_quantity(const struct tally *tally,
+					   __u16 quantity, __u64 value);
+/* What not each session has. */
+static __always_inline void count_some(const struct tally *tally,
+				       __u16 quantity, __u64 value);
 
 #endif

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What is told of a session, and who owns it. Shared by the program that
+ * What is sent of a session, and who owns it. Shared by the program that
  * follows sessions and the one that looks for their owners.
  */
 #ifndef TCPLIFE_SESSION_H
 #define TCPLIFE_SESSION_H
 
+#include "config.h"
 #include "owner.h"
-#include "sockets.h"
+#include "storage.h"
+#include "story.h"
 
 /*
  * The record sent to user space, which learns its layout from this object's
  * BTF (`make bpf` writes records/abi.py). Addresses are IPv6, or IPv4 mapped
- * into it (RFC 4291, 2.5.5.2), which is also what tells the family. Ports are
+ * into it (RFC 4291, 2.5.5.2), which shows the family, too. Ports are
  * in host order, time_ns is CLOCK_MONOTONIC. Durations are in
  * whole microseconds, as user space shows them.
  */
@@ -31,24 +33,16 @@ struct session_event {
 _Static_assert(sizeof(struct session_event) == 96,
 	       "the ring buffer's stride is a multiple of 8, without padding");
 
-#ifdef STORY
-#include "story.h"
-#endif
-
 struct event {
 	struct session_event session;
-#ifdef STORY
-	struct story story;
-#endif
+	struct story story[STORY];
 };
 
-/* Of the owner, beyond its name. */
-struct owner_more {
-#ifdef STORY
-	__u64 cgroup;
-	__u32 uid;
-	__u32 ppid;
-#endif
+/* As the ring buffer frames it (struct bpf_ringbuf_hdr). */
+struct framed_event {
+	__u32 len;
+	__u32 pg_off;
+	struct event event;
 };
 
 /*
@@ -57,8 +51,8 @@ struct owner_more {
  */
 struct parked {
 	struct event event;
-	struct owner_more more;
-	__u32 waiting; /* until one of those that can tell its owner takes it */
+	struct owner_more more[STORY];
+	__u32 waiting; /* until one of those that can name its owner takes it */
 	__u32 certainty;
 #if TIER > 1
 	__u64 inode; /* of the socket, which shows in /proc/PID/fd */
@@ -68,7 +62,7 @@ struct parked {
 /* There are few, as a rule. */
 PER_SOCKET(parked, parked)
 
-/* Of several that could tell a parked session's owner, one does. */
+/* Of several that could name a parked session's owner, one does. */
 #if TIER == 1
 static __always_inline bool unpark(struct parked *it)
 {
@@ -99,10 +93,6 @@ static __always_inline struct parked *take_parked(struct sock *sk,
 }
 #endif
 
-#ifdef STORY
-#include "filters.h"
-#include "quantity.h"
-
 /* The helper is of Linux 4.18. */
 static __always_inline __u64 current_cgroup(void)
 {
@@ -116,54 +106,34 @@ static __always_inline __u64 current_cgroup(void)
 static __always_inline void take_owner_more(struct owner_more *more,
 					    struct task_struct *task)
 {
-#ifdef SUMMARY
-	if (!(config.by & (BY_UID | BY_CGROUP) || config.filter_uid ||
-	      config.filter_cgroup))
+	if (!STORY)
 		return;
-#endif
+	if (SUMMARY && !(cfg()->by & (BY_UID | BY_CGROUP) ||
+			 cfg()->filter_uid || cfg()->filter_cgroup))
+		return;
 	more->uid = bpf_get_current_uid_gid();
 	more->cgroup = current_cgroup();
 	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
 }
 
-#if TIER == 1
-static __always_inline void more_from_task(struct owner_more *more,
-					   struct task_struct *task)
+static __always_inline void owner_more_from_task(struct owner_more *more,
+						 struct task_struct *task)
 {
+	if (!STORY)
+		return;
 	more->uid = BPF_CORE_READ(task, cred, uid.val);
 	more->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	more->ppid = BPF_CORE_READ(task, real_parent, tgid);
 }
-#endif
 
-static __always_inline void tell_owner_more(struct event *event,
-					    const struct owner_more *more)
+static __always_inline void set_owner_more(struct event *event,
+					   const struct owner_more *more)
 {
-	event->story.uid = more->uid;
-	event->story.cgroup = more->cgroup;
-	event->story.ppid = more->ppid;
+	if (!STORY)
+		return;
+	event->story->uid = more->uid;
+	event->story->cgroup = more->cgroup;
+	event->story->ppid = more->ppid;
 }
-#else
-static __always_inline bool wanted_owner(const struct owner *owner,
-					 const struct owner_more *more)
-{
-	return wanted_pid(owner->pid);
-}
-
-static __always_inline void take_owner_more(struct owner_more *more,
-					    struct task_struct *task)
-{
-}
-
-static __always_inline void more_from_task(struct owner_more *more,
-					   struct task_struct *task)
-{
-}
-
-static __always_inline void tell_owner_more(struct event *event,
-					    const struct owner_more *more)
-{
-}
-#endif
 
 #endif

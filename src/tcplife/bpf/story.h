@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A session's whole story: what is told of it beyond struct session_event. */
+/* A session's whole story: what is sent of it beyond struct session_event. */
 #ifndef TCPLIFE_STORY_H
 #define TCPLIFE_STORY_H
 
-#include "owner.h"
+#include "kernel.h"
 
 enum dir {
 	DIR_UNKNOWN,
@@ -23,6 +23,8 @@ enum end {
 	END_GIVEN_UP,
 	END_DESTROYED,
 };
+
+#define ENDS (END_DESTROYED + 1)
 
 /* Who sent the first FIN or, where there was none, the RST. */
 enum first {

@@ -1,22 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Adding up instead of telling: no record leaves the kernel. What is kept of a
+ * Adding up instead of sending: no record leaves the kernel. What is kept of a
  * group are counts and sums, and of each quantity a histogram whose buckets are
  * entries of a hash: most are empty.
  *
- * The program has declared before what is added up (struct EVENT), what of it
- * counts (struct FIGURES, which take_figures() fills), the groups (struct
- * GROUP: words of 8 bytes, which group_word() makes of figures), and what is
- * kept of one (struct TOTALS), to which count_figures() adds.
+ * Of each tool is what is added up (struct EVENT), what of it counts (struct
+ * FIGURES, which take_figures() fills), the groups (struct GROUP: words of 8
+ * bytes, which group_word() makes of figures), and what is kept of one (struct
+ * TOTALS), to which count_figures() adds.
  *
  * There are two sets of maps. User space has the programs use the other one
- * (control.filled), waits for those that run, and reads and empties the first
+ * (ctl()->filled), waits for those that run, and reads and empties the first
  * in peace.
  */
 #ifndef TCPLIFE_SUMMARY_H
 #define TCPLIFE_SUMMARY_H
 
-#include "trace.h"
+#include "config.h"
+#include "quantity.h"
+#include "shared.h"
+#include "socket.h"
+#include "tier.h"
+#if STATES
+#include "state_groups.h"
+#else
+#include "session_groups.h"
+#endif
+
+/* What user space knows of the slots and batches below. */
+enum limit {
+	LIMIT_SLOT_BYTES = 4096, /* a page */
+	LIMIT_BATCHES = 10,
+};
 
 /* A bucket of a group's histogram of a quantity. */
 struct bucket_key {
@@ -62,10 +77,10 @@ struct {
 } groups SEC(".maps") = {.values = {&groups_0, &groups_1}};
 
 /*
- * Most sessions are of few groups: those have slots, of each processor's own,
- * where nothing has to be atomic, nor to come from another processor's cache.
- * A slot is a page: a cache of the hash, with counts and sums of its own, and
- * with those of the buckets that have room in it.
+ * Most sessions belong to few groups: those have slots, of each processor's
+ * own, where nothing has to be atomic, nor to come from another processor's
+ * cache. A slot is a page: a cache of the hash, with counts and sums of its
+ * own, and with those of the buckets that have room in it.
  */
 struct hot_bucket {
 	__u32 key; /* quantity + 1, and bucket; 0: free */
@@ -74,7 +89,7 @@ struct hot_bucket {
 
 struct hot_state {
 	__u64 mark; /* mark_of() the group; 0: free */
-	__u32 held; /* by a program that adds to it */
+	__u32 busy; /* a program adds to it */
 	__u32 unused;
 };
 
@@ -85,15 +100,16 @@ struct hot_head {
 };
 
 #define HOT_BUCKETS                                                            \
-	((4096 - sizeof(struct hot_head)) / sizeof(struct hot_bucket))
-/* How many, one after the other, may be a value's. */
+	((LIMIT_SLOT_BYTES - sizeof(struct hot_head)) /                        \
+	 sizeof(struct hot_bucket))
+/* How many of them, one after the other, may count a value. */
 #define HOT_TRIES 4
 
 struct hot {
 	struct hot_head head;
 	struct hot_bucket buckets[HOT_BUCKETS];
 };
-_Static_assert(sizeof(struct hot) == 4096, "as user space has it");
+_Static_assert(sizeof(struct hot) == LIMIT_SLOT_BYTES, "a slot is a page");
 
 /* By processor, set and group; user space sets the size. */
 struct {
@@ -112,14 +128,13 @@ struct {
  * there are programs, of which a processor runs each once at a time
  * (changes.h).
  */
-#define BATCH 32
-#define MOST_BATCHES 10
+#define BATCH_SIZE 32
 
 struct batch {
-	__u32 held; /* by a program that adds to it */
+	__u32 busy; /* a program adds to it */
 	__u32 size;
 	__u64 unused[7];
-	struct FIGURES figures[BATCH];
+	struct FIGURES figures[BATCH_SIZE];
 };
 
 /*
@@ -135,20 +150,20 @@ struct {
 } batches SEC(".maps");
 
 /* Zeros to begin with, too large for the stack. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct TOTALS);
-} blank_totals SEC(".maps");
+ONE_ELEMENT(TOTALS, blank_totals);
 
 /*
  * Log-linear: exact below 128, from there 64 buckets for each power of two.
  * What lies in a bucket is less than 0.8 % off its middle.
  */
+enum histogram {
+	HISTOGRAM_EXACT_BITS = 7,
+	HISTOGRAM_STEP_BITS = 6,
+};
+
 static __always_inline __u16 bucket_of(__u64 value)
 {
-	__u64 high = value >> 7;
+	__u64 high = value >> HISTOGRAM_EXACT_BITS;
 	__u32 shift = 0;
 
 	if (high >> 32) {
@@ -176,20 +191,20 @@ static __always_inline __u16 bucket_of(__u64 value)
 		shift += 1;
 	}
 	shift += high;
-	return (shift << 6) + (value >> shift);
+	return (shift << HISTOGRAM_STEP_BITS) + (value >> shift);
 }
 
-/* Where one session is counted. */
-struct place {
+/* Where one session is cnt()-> */
+struct tally {
 	__u32 set;
 	struct hot *hot; /* NULL: in the hashes */
 	struct TOTALS *totals;
 };
 
-static __always_inline void add_to(const struct place *place, __u64 *sum,
+static __always_inline void add_to(const struct tally *tally, __u64 *sum,
 				   __u64 amount)
 {
-	if (place->hot)
+	if (tally->hot)
 		*sum += amount;
 	else
 		__sync_fetch_and_add(sum, amount);
@@ -199,7 +214,7 @@ static __always_inline bool count_in_slot(struct hot *hot, __u16 quantity,
 					  __u16 bucket)
 {
 	__u32 key = (quantity + 1) << 16 | bucket;
-	__u64 hash = key * 0x9e3779b1U;
+	__u64 hash = key * GOLDEN_RATIO_32;
 	__u32 first = hash * (HOT_BUCKETS - HOT_TRIES + 1) >> 32;
 
 	for (int i = 0; i < HOT_TRIES; i++) {
@@ -243,7 +258,7 @@ static __always_inline void count_in_hash(__u32 set, struct bucket_key key)
 	if (count)
 		__sync_fetch_and_add(count, 1);
 	else
-		__sync_fetch_and_add(&counted.uncounted, 1);
+		__sync_fetch_and_add(&cnt()->uncounted, 1);
 }
 
 /*
@@ -272,37 +287,29 @@ __noinline int count_value(struct hot *hot, struct quantity_sum *sum,
 	return 0;
 }
 
-static __always_inline void count_quantity(const struct place *place,
+static __always_inline void count_quantity(const struct tally *tally,
 					   __u16 quantity, __u64 value)
 {
-	if (config.quantities & 1U << quantity)
-		count_value(place->hot, &place->totals->sums[quantity], value,
+	if (cfg()->quantities & 1U << quantity)
+		count_value(tally->hot, &tally->totals->sums[quantity], value,
 			    quantity,
-			    (__u64)place->set << 32 | place->totals->id);
+			    (__u64)tally->set << 32 | tally->totals->id);
 }
 
-/* What not each session has. */
-static __always_inline void count_some(const struct place *place,
+static __always_inline void count_some(const struct tally *tally,
 				       __u16 quantity, __u64 value)
 {
-	if (!(config.quantities & 1U << quantity))
+	if (!(cfg()->quantities & 1U << quantity))
 		return;
-	add_to(place, &place->totals->sums[quantity].count, 1);
-	count_quantity(place, quantity, value);
+	add_to(tally, &tally->totals->sums[quantity].count, 1);
+	count_quantity(tally, quantity, value);
 }
 
-static __always_inline void take_figures(struct FIGURES *figures,
-					 const struct EVENT *event);
-static __always_inline __u64 group_word(const struct FIGURES *figures,
-					unsigned int number);
-static __always_inline void count_figures(const struct place *place,
-					  const struct FIGURES *figures);
-
-#define WORDS (sizeof(struct GROUP) / 8)
+#define GROUP_WORDS (sizeof(struct GROUP) / 8)
 
 static __always_inline bool is_used(unsigned int number)
 {
-	return config.words & 1U << number;
+	return cfg()->words & 1U << number;
 }
 
 static __always_inline void make_group(struct GROUP *group,
@@ -310,7 +317,7 @@ static __always_inline void make_group(struct GROUP *group,
 {
 	__u64 *words = (__u64 *)group;
 
-	for (unsigned int i = 0; i < WORDS; i++)
+	for (unsigned int i = 0; i < GROUP_WORDS; i++)
 		words[i] = is_used(i) ? group_word(figures, i) : 0;
 }
 
@@ -320,7 +327,7 @@ static __always_inline bool is_of_group(const struct FIGURES *figures,
 	const __u64 *words = (const __u64 *)group;
 	__u64 difference = 0;
 
-	for (unsigned int i = 0; i < WORDS; i++)
+	for (unsigned int i = 0; i < GROUP_WORDS; i++)
 		if (is_used(i))
 			difference |= words[i] ^ group_word(figures, i);
 	return !difference;
@@ -332,10 +339,10 @@ static __always_inline __u64 mark_of(const struct FIGURES *figures)
 	__u64 mark = 0;
 
 	/* Products that do not wait for one another. */
-	for (unsigned int i = 0; i < WORDS; i++)
+	for (unsigned int i = 0; i < GROUP_WORDS; i++)
 		if (is_used(i))
 			mark += group_word(figures, i) *
-				(0x9e3779b97f4a7c15ULL * (2 * i + 1));
+				(GOLDEN_RATIO_64 * (2 * i + 1));
 	return mark | 1;
 }
 
@@ -359,7 +366,7 @@ static __always_inline struct TOTALS *totals_of(struct GROUP *group, __u32 set)
 	}
 	if (totals && !totals->id) {
 		/* Several may want to number it: one does. */
-		id = __sync_fetch_and_add(&counted.groups, 1) + 1;
+		id = __sync_fetch_and_add(&cnt()->groups, 1) + 1;
 		__sync_val_compare_and_swap(&totals->id, 0, id);
 	}
 	return totals;
@@ -373,10 +380,10 @@ __noinline int number_in_hash(struct GROUP *group, __u32 set)
 	return totals ? totals->id : 0;
 }
 
-static __always_inline void let_go(__u32 *held)
+static __always_inline void let_go(__u32 *busy)
 {
 	barrier();
-	*(volatile __u32 *)held = 0;
+	*(volatile __u32 *)busy = 0;
 }
 
 /*
@@ -388,22 +395,22 @@ static __always_inline struct hot *hold_slot(const struct FIGURES *figures,
 					     __u32 set, __u64 mark)
 {
 	__u32 first = (bpf_get_smp_processor_id() << 1 | set)
-		      << config.hot_bits;
+		      << cfg()->hot_bits;
 
 	for (__u32 i = 0; i < 2; i++) {
-		__u32 key = first | (mark >> (64 - config.hot_bits) ^ i);
+		__u32 key = first | (mark >> (64 - cfg()->hot_bits) ^ i);
 		struct hot *slot = bpf_map_lookup_elem(&hot, &key);
 
 		if (!slot)
 			return NULL;
 		if (slot->head.state.mark && slot->head.state.mark != mark)
 			continue;
-		if (__sync_val_compare_and_swap(&slot->head.state.held, 0, 1))
+		if (__sync_val_compare_and_swap(&slot->head.state.busy, 0, 1))
 			return NULL;
 		if (!slot->head.state.mark ||
 		    is_of_group(figures, &slot->head.group))
 			return slot;
-		let_go(&slot->head.state.held);
+		let_go(&slot->head.state.busy);
 	}
 	return NULL;
 }
@@ -411,7 +418,7 @@ static __always_inline struct hot *hold_slot(const struct FIGURES *figures,
 /* In a slot: returns 0 if there is none. */
 __noinline int count_hot(const struct FIGURES *figures, __u32 set)
 {
-	struct place place = {.set = set};
+	struct tally tally = {.set = set};
 	struct hot *slot;
 	__u64 mark;
 
@@ -425,15 +432,15 @@ __noinline int count_hot(const struct FIGURES *figures, __u32 set)
 		make_group(&slot->head.group, figures);
 		slot->head.totals.id = number_in_hash(&slot->head.group, set);
 		if (!slot->head.totals.id) {
-			let_go(&slot->head.state.held);
+			let_go(&slot->head.state.busy);
 			return 0;
 		}
 		slot->head.state.mark = mark;
 	}
-	place.hot = slot;
-	place.totals = &slot->head.totals;
-	count_figures(&place, figures);
-	let_go(&slot->head.state.held);
+	tally.hot = slot;
+	tally.totals = &slot->head.totals;
+	count_figures(&tally, tally.totals, figures);
+	let_go(&slot->head.state.busy);
 	return 1;
 }
 
@@ -443,21 +450,21 @@ __noinline int count_hot(const struct FIGURES *figures, __u32 set)
  */
 __noinline int count_cold(const struct FIGURES *figures, __u32 set)
 {
-	struct place place = {.set = set};
+	struct tally tally = {.set = set};
 	struct GROUP group;
 
 	if (!figures)
 		return 0;
 	make_group(&group, figures);
-	place.totals = totals_of(&group, set);
-	if (!place.totals) {
-		__sync_fetch_and_add(&counted.folded, 1);
+	tally.totals = totals_of(&group, set);
+	if (!tally.totals) {
+		__sync_fetch_and_add(&cnt()->folded, 1);
 		__builtin_memset(&group, 0, sizeof(group));
 		group.other = 1;
-		place.totals = totals_of(&group, set);
+		tally.totals = totals_of(&group, set);
 	}
-	if (place.totals)
-		count_figures(&place, figures);
+	if (tally.totals)
+		count_figures(&tally, tally.totals, figures);
 	return 0;
 }
 
@@ -465,7 +472,7 @@ __noinline int count_batch(struct batch *batch, __u32 set)
 {
 	if (!batch)
 		return 0;
-	for (__u32 i = 0; i < BATCH; i++) {
+	for (__u32 i = 0; i < BATCH_SIZE; i++) {
 		if (i >= batch->size)
 			break;
 		if (!count_hot(&batch->figures[i], set))
@@ -478,7 +485,7 @@ __noinline int count_batch(struct batch *batch, __u32 set)
 static __always_inline struct batch *batch_of(__u32 processor, __u32 set,
 					      __u32 number)
 {
-	__u32 key = (processor << 1 | set) * config.batches + number;
+	__u32 key = (processor << 1 | set) * cfg()->batches + number;
 
 	return bpf_map_lookup_elem(&batches, &key);
 }
@@ -487,31 +494,31 @@ static __always_inline struct batch *hold_batch(__u32 set)
 {
 	__u32 processor = bpf_get_smp_processor_id();
 
-	for (__u32 i = 0; i < MOST_BATCHES && i < config.batches; i++) {
+	for (__u32 i = 0; i < LIMIT_BATCHES && i < cfg()->batches; i++) {
 		struct batch *batch = batch_of(processor, set, i);
 
 		if (!batch)
 			return NULL;
-		if (!__sync_val_compare_and_swap(&batch->held, 0, 1))
+		if (!__sync_val_compare_and_swap(&batch->busy, 0, 1))
 			return batch;
 	}
 	return NULL;
 }
 
 /* The set is asked for once, or an event might be counted in both. */
-static __always_inline void count(const struct EVENT *event)
+static __always_inline void count_event(const struct EVENT *event)
 {
-	__u32 set = *(volatile __u64 *)&control.filled;
+	__u32 set = *(volatile __u64 *)&ctl()->filled;
 	struct batch *batch = hold_batch(set);
 
 	if (!batch) { /* which cannot be */
-		__sync_fetch_and_add(&counted.lost_events, 1);
+		__sync_fetch_and_add(&cnt()->lost_events, 1);
 		return;
 	}
-	take_figures(&batch->figures[batch->size % BATCH], event);
-	if (++batch->size >= BATCH)
+	take_figures(&batch->figures[batch->size % BATCH_SIZE], event);
+	if (++batch->size >= BATCH_SIZE)
 		count_batch(batch, set);
-	let_go(&batch->held);
+	let_go(&batch->busy);
 }
 
 /* What still waits of the set that isn't filled. Runs at once: there is a map.
@@ -519,12 +526,12 @@ static __always_inline void count(const struct EVENT *event)
 SEC("iter/bpf_map")
 int count_rest(struct bpf_iter__bpf_map *ctx)
 {
-	__u32 set = !control.filled;
+	__u32 set = !ctl()->filled;
 
 	if (ctx->meta->seq_num)
 		return 0;
-	for (__u32 processor = 0; processor < config.processors; processor++)
-		for (__u32 i = 0; i < MOST_BATCHES && i < config.batches; i++)
+	for (__u32 processor = 0; processor < cfg()->processors; processor++)
+		for (__u32 i = 0; i < LIMIT_BATCHES && i < cfg()->batches; i++)
 			count_batch(batch_of(processor, set, i), set);
 	return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * How the tiers differ. What a session is stands elsewhere, once for all.
+ * How the tiers differ. What a session is, is elsewhere, once for all tiers.
  *
  *	    attached to		 state is kept in	  records go through
  * TIER 1   tp_btf		 array, socket storage   ring buffer
@@ -13,45 +13,43 @@
 #ifndef TCPLIFE_TIER_H
 #define TCPLIFE_TIER_H
 
+#include "build.h"
 #include "kernel.h"
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-#ifndef TIER
-#define TIER 1
+/* The functions that add up take their part of the 512 bytes of stack. */
+#if SUMMARY
+#define APART static __noinline
+#else
+#define APART static __always_inline
 #endif
 
-/*
- * What user space sets and what it reads: global variables or, with the same
- * name, the only element of an array. That is always there, which the verifier
- * does not know: the program would end.
- */
-#if TIER <= 2
-#define GLOBAL(kind, name) struct kind name = {};
-#define CONSTANT(kind, name) const volatile struct kind name = {};
-#else
-#define GLOBAL(kind, name)                                                     \
+/* A map with one element. */
+#define ONE_ELEMENT(kind, name)                                                \
 	struct {                                                               \
 		__uint(type, BPF_MAP_TYPE_ARRAY);                              \
 		__uint(max_entries, 1);                                        \
 		__type(key, __u32);                                            \
 		__type(value, struct kind);                                    \
-	} name##_array SEC(".maps");                                           \
-	static __always_inline struct kind *name##_at(void)                    \
-	{                                                                      \
-		__u32 key = 0;                                                 \
-		struct kind *found;                                            \
-                                                                               \
-		found = bpf_map_lookup_elem(&name##_array, &key);              \
-		asm volatile("if %0 != 0 goto +2\n\tr0 = 0\n\texit"            \
-			     : "+r"(found)                                     \
-			     :                                                 \
-			     : "r0");                                          \
-		return found;                                                  \
-	}
-#define CONSTANT(kind, name) GLOBAL(kind, name)
-#endif
+	} name SEC(".maps")
+
+/*
+ * The element of such a map. It is always there, which the verifier does not
+ * know: for its sake alone the program would exit.
+ */
+static __always_inline void *element_or_exit(void *map)
+{
+	__u32 key = 0;
+	void *found = bpf_map_lookup_elem(map, &key);
+
+	asm volatile("if %0 != 0 goto +2\n\tr0 = 0\n\texit"
+		     : "+r"(found)
+		     :
+		     : "r0");
+	return found;
+}
 
 /*
  * A field of the kernel's. Tier 1 reads it like any other. The others read

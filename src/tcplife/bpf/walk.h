@@ -11,14 +11,11 @@
 #ifndef TCPLIFE_WALK_H
 #define TCPLIFE_WALK_H
 
-#include "telling.h"
-
-/* As the ring buffer frames it (struct bpf_ringbuf_hdr). */
-struct framed_event {
-	__u32 len;
-	__u32 pg_off;
-	struct event event;
-};
+#include "older.h"
+#include "record.h"
+#include "session_store.h"
+#include "shared.h"
+#include "story_filters.h"
 
 static __always_inline bool is_session(int state)
 {
@@ -30,10 +27,10 @@ static __always_inline void note_older(struct sock *sk)
 	int state = sk->__sk_common.skc_state;
 	struct session session;
 
-	if (!is_session(state) || find(sk))
+	if (!is_session(state) || find_session(sk))
 		return;
 	begin_older(&session, state);
-	keep(sk, &session);
+	keep_session(sk, &session);
 }
 
 SEC("iter/tcp")
@@ -43,7 +40,7 @@ int note_sessions(struct bpf_iter__tcp *ctx)
 	struct tcp_sock *tp;
 
 	/* As the kernel counts: the tool may be in a PID namespace. */
-	control.tool = bpf_get_current_pid_tgid() >> 32;
+	ctl()->tool = bpf_get_current_pid_tgid() >> 32;
 	if (!common)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
@@ -54,7 +51,7 @@ int note_sessions(struct bpf_iter__tcp *ctx)
 
 /*
  * Who has a session's socket open: who acted on it, if that one still does,
- * else any other. So it takes two rounds to tell.
+ * else any other. So it takes two rounds to know.
  */
 SEC("iter/task_file")
 int note_owners(struct bpf_iter__task_file *ctx)
@@ -74,20 +71,20 @@ int note_owners(struct bpf_iter__task_file *ctx)
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	/* Other network namespaces than ours may be closed to iter/tcp. */
-	if (!control.noted)
+	if (!ctl()->noted)
 		note_older(sk);
-	session = find(sk);
+	session = find_session(sk);
 	if (!session || session->certainty == OWNER_ENDED ||
-	    session->held == control.round)
+	    session->past->round == ctl()->round)
 		return 0;
 	if (session->certainty != OWNER_UNKNOWN &&
 	    session->owner.pid == task->tgid) {
-		session->held = control.round;
-	} else if (control.any_holder) {
+		session->past->round = ctl()->round;
+	} else if (ctl()->any_holder) {
 		owner_from_task(&session->owner, task);
-		more_from_task(&session->more, task);
+		owner_more_from_task(session->more, task);
 		session->certainty = OWNER_ACTED;
-		session->held = control.round;
+		session->past->round = ctl()->round;
 	}
 	return 0;
 }
@@ -97,13 +94,13 @@ int list_open(struct bpf_iter__tcp *ctx)
 {
 	struct framed_event framed = {.len = sizeof(framed.event)};
 	struct sock_common *common = ctx->sk_common;
-	struct session_event *told = &framed.event.session;
+	struct session_event *record = &framed.event.session;
 	struct session *session;
 	struct tcp_sock *tp;
 	struct sock *sk;
 	int state;
 
-	control.tool = bpf_get_current_pid_tgid() >> 32;
+	ctl()->tool = bpf_get_current_pid_tgid() >> 32;
 	if (!common)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
@@ -111,16 +108,16 @@ int list_open(struct bpf_iter__tcp *ctx)
 		return 0;
 	sk = (struct sock *)tp;
 	state = sk->__sk_common.skc_state;
-	session = find((void *)tp);
+	session = find_session((void *)tp);
 	if (!session || !is_session(state))
 		return 0;
-	tell(&framed.event, session, sk, tp, state, true);
-	tell_owner_more(&framed.event, &session->more);
+	fill_event(&framed.event, session, sk, tp, state, true);
+	set_owner_more(&framed.event, session->more);
 	if (!wanted_session(sk, tp) || !wanted_story(&framed.event) ||
-	    !wanted_owner(&told->owner, &session->more))
+	    !wanted_owner(&record->owner, session->more))
 		return 0;
 	if (!bpf_seq_write(ctx->meta->seq, &framed, sizeof(framed)) &&
-	    control.last_list)
+	    ctl()->last_list)
 		session->over = 1;
 	return 0;
 }

@@ -92,7 +92,7 @@ def rfc3339(microseconds: int) -> str:
     return f'"{_date_time(seconds)}.{fraction:06d}Z"'
 
 
-# bpf/story.h: enum dir, end and first, by their numbers
+# By number, as records/abi.py has them in DIR, END and FIRST.
 DIRS = (None, "out", "in")
 ENDS = (
     "open",

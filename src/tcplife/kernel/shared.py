@@ -54,7 +54,7 @@ class Copied:
 
     def __init__(self, library: Library, program: Program) -> None:
         self._library = library
-        self._counts_fd = program.map_fd("counted_array")
+        self._counts_fd = program.map_fd("counts_array")
         self._control_fd = program.map_fd("control_array")
         self._counts = ctypes.create_string_buffer(_COUNTS.size)
         self._buffer = ctypes.create_string_buffer(_CONTROL.size)

@@ -303,8 +303,8 @@ class KernelSource:
         if not tier.is_preemptible:
             program.leave_out("preemptible_")
         control = initial_control(program)
-        control.set("local_ports", *_port_bits(wanted.local_ports))
-        control.set("remote_ports", *_port_bits(wanted.remote_ports))
+        control.set("lport_bits", *_port_bits(wanted.local_ports))
+        control.set("rport_bits", *_port_bits(wanted.remote_ports))
         number = struct.Struct("=I").pack
         program.set_keys("pids", [number(pid) for pid in wanted.pids])
         if self._wire is not STORY:

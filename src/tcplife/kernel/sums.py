@@ -47,15 +47,14 @@ BUCKETS = 64
 BATCH = 4096
 # Of bpf/summary.h, struct batch: one for each program that is attached.
 BATCHES = 3
-PREEMPTIBLE_BATCHES = 10
+PREEMPTIBLE_BATCHES = abi.LIMIT["LIMIT_BATCHES"]
 # How much memory the slots of frequent groups take (bpf/summary.h, struct hot), unless
 # there are very many processors; and how many they are, as a power of two, for each.
 # What one counts that is put online later goes to the hashes.
 PROCESSORS = os.cpu_count() or 1
 HOT_BYTES = 16 << 20
 HOT_BITS = range(3, 9)
-# They are pages.
-HOT_PAGE = 4096
+HOT_PAGE = abi.LIMIT["LIMIT_SLOT_BYTES"]
 # Of the quantities, those that not each session has.
 SOME = ("connect", "rtt")
 _SUM = struct.Struct("=QQQ")
@@ -64,21 +63,6 @@ _COUNT = struct.Struct("=Q")
 _HOT_STATE = _struct(abi.HOT_STATE)
 _HOT_BUCKET = _struct(abi.HOT_BUCKET)
 _WORDS = struct.Struct("=4I")
-# bpf/groups.h, enum by: a bit a field, in this order
-_BY_BITS = (
-    "laddr",
-    "raddr",
-    "comm",
-    "cgroup",
-    "pid",
-    "uid",
-    "netns",
-    "lport",
-    "rport",
-    "port",
-    "dir",
-    "end",
-)
 
 
 class Request:
@@ -108,7 +92,7 @@ class Request:
         fields = {field for name in self.by for field in _fields(name)}
         wanted = (QUANTITIES.index(name) for name in self.quantities)
         return {
-            "by": sum(1 << n for n, field in enumerate(_BY_BITS) if field in fields),
+            "by": sum(abi.BY[f"BY_{field.upper()}"] for field in fields),
             "quantities": sum(1 << number for number in wanted),
             "words": _words(fields),
         }

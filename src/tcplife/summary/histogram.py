@@ -2,7 +2,7 @@
 
 Below 128 each whole number has a bucket of its own; from there each power of two has
 64, so that what lies in one is less than 0.8 % off its middle. bpf/summary.h has the
-same buckets.
+same buckets, and their constants.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from tcplife.records import abi
+
 # Values below this have a bucket each.
-_EXACT_BITS = 7
-_STEP_BITS = 6
+_EXACT_BITS = abi.HISTOGRAM["HISTOGRAM_EXACT_BITS"]
+_STEP_BITS = abi.HISTOGRAM["HISTOGRAM_STEP_BITS"]
 
 
 def bucket_of(value: int) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Key = tuple[Any, ...]
 
-# bpf/groups.h, enum quantity: their names, in its order
+# By number, as records/abi.py has them in QUANTITY.
 QUANTITIES = ("ms", "connect", "tx", "rx", "rtt")
 # The group of all those that have no room, or no place in a table.
 OTHER = ("(other)",)
@@ -25,8 +25,8 @@ OTHER = ("(other)",)
 class By:
     """Something to group by.
 
-    fields: those of struct session_group (bpf/groups.h) that it is made of; value:
-    an expression over them, or over `end` and the like.
+    fields: those of abi.SESSION_GROUP that it is made of; value: an expression over
+    them.
     """
 
     __slots__ = ("fields", "form", "meaning", "title", "value")

@@ -4,10 +4,15 @@
  * sets their sizes before the programs are attached; they live as long as the
  * tool.
  */
-#ifndef TCPLIFE_FILTERS_H
-#define TCPLIFE_FILTERS_H
+#ifndef TCPLIFE_STORY_FILTERS_H
+#define TCPLIFE_STORY_FILTERS_H
 
+#include "cgroups.h"
+#include "config.h"
+#include "owner.h"
 #include "session.h"
+
+#if STORY
 
 struct subnet {
 	__u32 prefix; /* bits, of the address as IPv6 */
@@ -46,26 +51,17 @@ struct {
 	__type(value, __u8);
 } namespaces SEC(".maps");
 
-/* By their ids; cgroups.bpf.c adds those that are made within them. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, __u64);
-	__type(value, __u8);
-} cgroups SEC(".maps");
-
 static __always_inline bool wanted_owner(const struct owner *owner,
 					 const struct owner_more *more)
 {
 	if (!wanted_pid(owner->pid))
 		return false;
-	if (config.filter_comm && !bpf_map_lookup_elem(&comms, owner->comm))
+	if (cfg()->filter_comm && !bpf_map_lookup_elem(&comms, owner->comm))
 		return false;
-	if (config.filter_uid &&
+	if (cfg()->filter_uid &&
 	    (!owner->pid || !bpf_map_lookup_elem(&uids, &more->uid)))
 		return false;
-	return !config.filter_cgroup ||
+	return !cfg()->filter_cgroup ||
 	       bpf_map_lookup_elem(&cgroups, &more->cgroup);
 }
 
@@ -81,27 +77,42 @@ static __always_inline bool has_addr(void *subnets, const __u8 *addr)
 static __always_inline bool wanted_story(const struct event *event)
 {
 	const struct session_event *session = &event->session;
-	const struct story *story = &event->story;
+	const struct story *story = event->story;
 
-	if (config.min_us &&
-	    (config.whole_life ? session->life_us : session->span_us) <
-		    config.min_us)
+	if (cfg()->min_us &&
+	    (cfg()->whole_life ? session->life_us : session->span_us) <
+		    cfg()->min_us)
 		return false;
-	if (session->tx_bytes + session->rx_bytes < config.min_bytes)
+	if (session->tx_bytes + session->rx_bytes < cfg()->min_bytes)
 		return false;
-	if (config.slower_us && (story->connect_us == (__u64)-1 ||
-				 story->connect_us < config.slower_us))
+	if (cfg()->slower_us && (story->connect_us == (__u64)-1 ||
+				 story->connect_us < cfg()->slower_us))
 		return false;
-	if (config.dir && story->dir != config.dir)
+	if (cfg()->dir && story->dir != cfg()->dir)
 		return false;
-	if (config.ends && !(config.ends & 1U << (story->end & 31)))
+	if (cfg()->ends && !(cfg()->ends & 1U << (story->end & 31)))
 		return false;
-	if (config.filter_netns &&
+	if (cfg()->filter_netns &&
 	    !bpf_map_lookup_elem(&namespaces, &story->netns))
 		return false;
-	if (config.filter_laddr && !has_addr(&laddrs, session->laddr))
+	if (cfg()->filter_laddr && !has_addr(&laddrs, session->laddr))
 		return false;
-	return !config.filter_raddr || has_addr(&raddrs, session->raddr);
+	return !cfg()->filter_raddr || has_addr(&raddrs, session->raddr);
 }
+
+#else
+
+static __always_inline bool wanted_owner(const struct owner *owner,
+					 const struct owner_more *more)
+{
+	return wanted_pid(owner->pid);
+}
+
+static __always_inline bool wanted_story(const struct event *event)
+{
+	return true;
+}
+
+#endif
 
 #endif

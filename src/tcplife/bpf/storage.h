@@ -4,8 +4,8 @@
  * or, where there is none for tracing (before Linux 5.11), in a hash by their
  * address.
  */
-#ifndef TCPLIFE_SOCKETS_H
-#define TCPLIFE_SOCKETS_H
+#ifndef TCPLIFE_STORAGE_H
+#define TCPLIFE_STORAGE_H
 
 #include "tier.h"
 
@@ -30,12 +30,7 @@
 		__type(value, struct kind);                                    \
 	} name SEC(".maps");                                                   \
 	/* Too large for the stack: zeros to begin with. */                    \
-	struct {                                                               \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                              \
-		__uint(max_entries, 1);                                        \
-		__type(key, __u32);                                            \
-		__type(value, struct kind);                                    \
-	} blank_##name SEC(".maps");
+	ONE_ELEMENT(kind, blank_##name);
 
 static __always_inline void *in_hash(void *map, struct sock *sk)
 {

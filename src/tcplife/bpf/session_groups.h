@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Adding up sessions: by what, and what. */
-#ifndef TCPLIFE_GROUPS_H
-#define TCPLIFE_GROUPS_H
+/* What sessions are grouped by, and what is added up of them. */
+#ifndef TCPLIFE_SESSION_GROUPS_H
+#define TCPLIFE_SESSION_GROUPS_H
 
-#include "session.h"
+#include "config.h"
 #include "quantity.h"
+#include "session.h"
+#include "story.h"
 
-enum quantity {
-	LIFE_US,
-	CONNECT_US,
-	TX_BYTES,
-	RX_BYTES,
-	RTT_US,
-	QUANTITIES
-};
+#include <bpf/bpf_endian.h>
 
 /* What is not asked for is 0. group_word() has the same order. */
 struct session_group {
@@ -39,7 +34,7 @@ struct session_totals {
 	__u32 unused;
 	__u64 segs_out;
 	struct quantity_sum sums[QUANTITIES];
-	__u64 ends[9]; /* by enum end: together, all sessions */
+	__u64 ends[ENDS]; /* together, all sessions */
 	__u64 retrans;
 };
 
@@ -71,17 +66,11 @@ struct session_figures {
 };
 _Static_assert(sizeof(struct session_figures) == 128, "two lines of a cache");
 
+/* For summary.h. */
 #define EVENT event
 #define FIGURES session_figures
 #define GROUP session_group
 #define TOTALS session_totals
-#include "summary.h"
-
-static __always_inline bool by_address(void)
-{
-	return config.by & (BY_LADDR | BY_RADDR) || config.filter_laddr ||
-	       config.filter_raddr;
-}
 
 static __always_inline __u64 two(__u32 low, __u32 high)
 {
@@ -92,7 +81,7 @@ static __always_inline void take_figures(struct session_figures *figures,
 					 const struct event *event)
 {
 	const struct session_event *session = &event->session;
-	const struct story *story = &event->story;
+	const struct story *story = event->story;
 
 	__builtin_memcpy(figures->comm, session->owner.comm, 16);
 	figures->lport = session->lport;
@@ -102,23 +91,23 @@ static __always_inline void take_figures(struct session_figures *figures,
 	figures->segs_out = story->segs_out;
 	figures->retrans = story->retrans;
 	figures->life_us =
-		config.whole_life ? session->life_us : session->span_us;
+		cfg()->whole_life ? session->life_us : session->span_us;
 	figures->connect_us = story->connect_us;
 	figures->tx_bytes = session->tx_bytes;
 	figures->rx_bytes = session->rx_bytes;
-	if (config.by & (BY_PID | BY_UID)) {
+	if (cfg()->by & (BY_PID | BY_UID)) {
 		figures->pid = session->owner.pid;
 		figures->uid = session->owner.pid ? story->uid : -1;
 	}
-	if (config.by & BY_NETNS)
+	if (cfg()->by & BY_NETNS)
 		figures->netns = story->netns;
-	if (config.quantities & 1U << RTT_US)
+	if (cfg()->quantities & 1U << QUANTITY_RTT)
 		figures->rtt_us = story->srtt_us;
-	if (config.by & BY_CGROUP)
+	if (cfg()->by & BY_CGROUP)
 		figures->cgroup = story->cgroup;
-	if (config.by & BY_LADDR)
+	if (cfg()->by & BY_LADDR)
 		__builtin_memcpy(figures->laddr, session->laddr, 16);
-	if (config.by & BY_RADDR)
+	if (cfg()->by & BY_RADDR)
 		__builtin_memcpy(figures->raddr, session->raddr, 16);
 }
 
@@ -131,8 +120,8 @@ static __always_inline __u64 remote_part(const struct session_figures *figures,
 	__u32 part[2];
 
 	for (int i = 0; i < 2; i++)
-		part[i] = addr[first + i] & (four ? config.subnet_4[first + i]
-						  : config.subnet_6[first + i]);
+		part[i] = addr[first + i] & (four ? cfg()->subnet_4[first + i]
+						  : cfg()->subnet_6[first + i]);
 	return two(part[0], part[1]);
 }
 
@@ -156,15 +145,15 @@ ports_and_kind(const struct session_figures *figures)
 {
 	__u64 word = 0;
 
-	if (config.by & BY_LPORT)
+	if (cfg()->by & BY_LPORT)
 		word |= figures->lport;
-	if (config.by & BY_RPORT)
+	if (cfg()->by & BY_RPORT)
 		word |= (__u64)figures->rport << 16;
-	if (config.by & BY_PORT)
+	if (cfg()->by & BY_PORT)
 		word |= (__u64)service_port(figures) << 32;
-	if (config.by & BY_DIR)
+	if (cfg()->by & BY_DIR)
 		word |= (__u64)figures->dir << 48;
-	if (config.by & BY_END)
+	if (cfg()->by & BY_END)
 		word |= (__u64)figures->end << 56;
 	return word;
 }
@@ -184,8 +173,8 @@ static __always_inline __u64 group_word(const struct session_figures *figures,
 	case 3:
 		return figures->cgroup;
 	case 4:
-		return two(config.by & BY_PID ? figures->pid : 0,
-			   config.by & BY_UID ? figures->uid : 0);
+		return two(cfg()->by & BY_PID ? figures->pid : 0,
+			   cfg()->by & BY_UID ? figures->uid : 0);
 	case 5:
 		return figures->netns;
 	case 6:
@@ -196,23 +185,22 @@ static __always_inline __u64 group_word(const struct session_figures *figures,
 	}
 }
 
-static __always_inline void count_figures(const struct place *place,
+static __always_inline void count_figures(const struct tally *tally,
+					  struct session_totals *totals,
 					  const struct session_figures *figures)
 {
-	struct session_totals *totals = place->totals;
-
-	if (figures->end < 9) /* as it is */
-		add_to(place, &totals->ends[figures->end], 1);
-	add_to(place, &totals->segs_out, figures->segs_out);
+	if (figures->end < ENDS) /* as it is */
+		add_to(tally, &totals->ends[figures->end], 1);
+	add_to(tally, &totals->segs_out, figures->segs_out);
 	if (figures->retrans)
-		add_to(place, &totals->retrans, figures->retrans);
-	count_quantity(place, LIFE_US, figures->life_us);
+		add_to(tally, &totals->retrans, figures->retrans);
+	count_quantity(tally, QUANTITY_LIFE, figures->life_us);
 	if (figures->connect_us != (__u64)-1)
-		count_some(place, CONNECT_US, figures->connect_us);
-	count_quantity(place, TX_BYTES, figures->tx_bytes);
-	count_quantity(place, RX_BYTES, figures->rx_bytes);
+		count_some(tally, QUANTITY_CONNECT, figures->connect_us);
+	count_quantity(tally, QUANTITY_TX, figures->tx_bytes);
+	count_quantity(tally, QUANTITY_RX, figures->rx_bytes);
 	if (figures->rtt_us)
-		count_some(place, RTT_US, figures->rtt_us);
+		count_some(tally, QUANTITY_RTT, figures->rtt_us);
 }
 
 #endif
