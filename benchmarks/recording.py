@@ -121,13 +121,18 @@ def long_recording(tool: list[str], program: Path, rows: int) -> Iterator[Path]:
     ]
     path = program.with_name("long.tcplife")
     target = One(str(path))
-    lookups = {"cgroup_path": recording.cgroup_path}
     told = header(STORY, "tcplife", [], "new")
-    writer = Writer(STORY, told, target.next, lookups)
+    writer = Writer(STORY, told, target.next)
     written = 0
     while written < rows:
         for data, offset in blocks:
-            batch = Batch(STORY, memoryview(data), offset + written * 100000, Loss())
+            batch = Batch(
+                STORY,
+                memoryview(data),
+                offset + written * 100000,
+                Loss(),
+                recording.origin,
+            )
             batch.keep(rows - written)
             writer.write(batch)
             written += len(batch)

@@ -88,7 +88,7 @@ def show(data: bytes) -> None:
 
 
 def user(recording: Recording, number: int) -> Callable[[Batch], object]:
-    wire, lookups = recording.wire, recording.lookups
+    wire, lookups = recording.wire, recording.origin.lookups
     story = wire is STORY
     columns = {**(SESSION_COLUMNS if story else STATE_COLUMNS), "host": HOST}
     born = "span_us" if story else ""
@@ -118,7 +118,7 @@ def user(recording: Recording, number: int) -> Callable[[Batch], object]:
             add = change_adder(wire, summary)
         return lambda batch: add(batch.data)
     wanted = WANTED if story else Filter(family=4)
-    select = compile_filter(wire, wanted, born, lookups)
+    select = compile_filter(wire, wanted, born, recording.origin)
     return lambda batch: select(batch.data) if select else None
 
 

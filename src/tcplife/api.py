@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequen
 from math import ceil
 from typing import Generic, Literal, TypeVar, Union
 
+from tcplife.columns.compile import each_origin
 from tcplife.columns.objects import compile_records
 from tcplife.columns.sessions import HOST, SESSION_COLUMNS
 from tcplife.columns.states import STATE_COLUMNS
+from tcplife.columns.styles import known
 from tcplife.errors import RecordingError, UsageError
 from tcplife.filters import match, parse
 from tcplife.filters.filter import Filter
@@ -332,7 +334,7 @@ def _from_kernel(
     stop = Stop(_timeout(timeout))
     paths = wire is STORY
     kernel = KernelSource(wire, wanted, scope=scope, paths=paths)
-    lookups = {"cgroup_path": kernel.cgroup_path}
+    lookups = kernel.origin.lookups
     records = compile_records(wire, columns, kind, BORN[wire.sender], lookups)
 
     def chunks() -> Generator[Sequence[Record], None, None]:
@@ -362,22 +364,22 @@ def _from_files(
     stop = Stop()
     columns = {**columns, "host": HOST}
     born = BORN[wire.sender]
+    selects = each_origin(lambda origin: compile_filter(wire, wanted, born, origin))
+    decoders = each_origin(
+        lambda origin: compile_records(
+            wire, known(wire, columns, origin.missing), kind, born, origin.lookups
+        )
+    )
 
     def chunks() -> Generator[Sequence[Record], None, None]:
-        made = None
-        for recording, batch in replayed.batches():
+        for batch in replayed.batches():
             if stop.expired():
                 return
-            if made is None or made[0] is not recording:
-                lookups = recording.lookups
-                select = compile_filter(wire, wanted, born, lookups)
-                decode = compile_records(wire, columns, kind, born, lookups)
-                made = recording, select, decode
-            _, select, decode = made
             found._loss = batch.loss
+            select = selects[batch.origin]
             data = select(batch.data) if select else batch.data
             if data:
-                yield decode(data, batch.wall_offset)
+                yield decoders[batch.origin](data, batch.wall_offset)
         if replayed.problems:
             raise RecordingError("; ".join(replayed.problems))
 

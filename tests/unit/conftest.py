@@ -11,7 +11,7 @@ import pytest
 from tcplife.cli import host, messages
 from tcplife.cli import tcplife as command
 from tcplife.columns import values
-from tcplife.records.batch import Batch, Loss
+from tcplife.records.batch import Batch, Loss, Origin
 
 from .records import CGROUPS, WALL_OFFSET, Session, Show, pack
 
@@ -26,12 +26,12 @@ def show(monkeypatch: pytest.MonkeyPatch, time_zone: None) -> Show:
         monkeypatch.setattr(messages, "STDOUT", fd)
         given = command._parser().parse_args(options.split())
         columns, layout, wire = command._shown(given)
-        lookups = {"cgroup_path": CGROUPS.get}
-        sink = host.open_lines(given, wire, columns, layout, lookups)
+        origin = Origin({"cgroup_path": CGROUPS.get})
+        sink = host.open_lines(given, wire, columns, layout)
         step = batch or len(sessions)
         for start in range(0, len(sessions), step):
             data = pack(*sessions[start : start + step], wire=wire)
-            sink.write(Batch(wire, data, WALL_OFFSET, Loss()))
+            sink.write(Batch(wire, data, WALL_OFFSET, Loss(), origin))
         sink.close()
         written = os.pread(fd, os.fstat(fd).st_size, 0)
         os.close(fd)

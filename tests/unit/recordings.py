@@ -9,7 +9,7 @@ from typing import Any
 from tcplife.recording.files import One
 from tcplife.recording.reader import Recording
 from tcplife.recording.writer import Writer, header
-from tcplife.records.batch import Batch, Loss
+from tcplife.records.batch import Batch, Loss, Origin
 from tcplife.records.wire import STORY, Wire
 
 from .records import CGROUPS, WALL_OFFSET, Session, pack
@@ -23,7 +23,8 @@ def batch(
     offset: int = WALL_OFFSET,
     loss: Loss | None = None,
 ) -> Batch:
-    return Batch(wire, pack(*sessions, wire=wire), offset, loss or Loss())
+    data = pack(*sessions, wire=wire)
+    return Batch(wire, data, offset, loss or Loss(), Origin(LOOKUPS))
 
 
 def told(host: str = "here", scope: str = "new", wire: Wire = STORY) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def record(
     """A recording of these."""
     given = list(batches)
     wire = given[0].wire if given else STORY
-    writer = Writer(wire, header or told(wire=wire), One(str(path)).next, LOOKUPS)
+    writer = Writer(wire, header or told(wire=wire), One(str(path)).next)
     for each in given:
         writer.write(each)
     writer.close()

@@ -253,15 +253,14 @@ def test_batches_leave_no_trace(show: Show) -> None:
     assert show("-tT", *SESSIONS, batch=7) == bcc("tT")
 
 
-def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Memo, "LIMIT", 10)
+def test_what_is_remembered_has_an_end() -> None:
     made: list[int] = []
 
     def make(key: int) -> str:
         made.append(key)
         return str(key)
 
-    memo = Memo(make)
+    memo = Memo(make, 10)
     for key in [*range(10), 9, *range(10, 25)]:
         assert memo[key] == str(key)
         assert len(memo) <= 10

@@ -52,6 +52,7 @@ class FakeSink:
         self.written = b""
         self.closed = 0
         self._error = error
+        self.close_error: Exception | None = None
 
     def write(self, batch: Batch) -> None:
         assert len(batch) > 0
@@ -61,6 +62,8 @@ class FakeSink:
 
     def close(self) -> None:
         self.closed += 1
+        if self.close_error:
+            raise self.close_error
 
 
 @pytest.fixture
@@ -191,6 +194,27 @@ def test_pump_closes_the_sinks_and_tells_the_loss_when_writing_fails(
         pump(SAY, batches(0, 1, 1, loss=lost), sinks, None)
     assert [sink.closed for sink in sinks] == [1, 1]
     assert capfd.readouterr().err.startswith("tcplife: lost: 1 ")
+
+
+def test_one_sinks_failure_does_not_end_the_others(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    sinks = [FakeSink(), FakeSink(OutputError("the disk is full")), FakeSink()]
+    pump(SAY, batches(2, 4), sinks, None)
+    assert [sink.written == ALL for sink in sinks] == [True, False, True]
+    assert [sink.closed for sink in sinks] == [1, 1, 1]
+    assert capfd.readouterr().err == (
+        "tcplife: the disk is full; going on without it\n"
+    )
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_each_sink_is_closed_whichever_fails_to(number: int) -> None:
+    sinks = [FakeSink(), FakeSink(), FakeSink()]
+    sinks[number].close_error = OutputError("cannot close")
+    with pytest.raises(OutputError, match="cannot close"):
+        pump(SAY, batches(1), sinks, None)
+    assert [sink.closed for sink in sinks] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ FIELDS = list(STORY.fields.items())
         {"sender": STORY.sender, "fields": []},
         {"sender": STORY.sender, "fields": [*FIELDS, ("more", "999999999s")]},
         {"sender": STORY.sender, "fields": [*FIELDS, ("more", "4096s")]},
-        {"sender": STORY.sender, "fields": [("time_ns", "I"), *FIELDS[1:]]},
+        {"sender": STORY.sender, "fields": [("time_ns", "16s"), *FIELDS[1:]]},
         {"sender": STORY.sender},
         {},
         None,
@@ -378,7 +378,7 @@ def series(path: Path, keep: int | None, **limits: float) -> list[Path]:
     loss = Loss(5)
     target = Series(str(path), keep)
     given = {"max_bytes": int(limits["bytes"])} if "bytes" in limits else {}
-    sink = Writer(STORY, told(), target.next, LOOKUPS, **given, max_seconds=None)
+    sink = Writer(STORY, told(), target.next, **given, max_seconds=None)
     chance = random.Random(3)
     for n in range(40):
         sink.write(batch(*some(chance, 16, 16 * n), loss=loss))
@@ -417,7 +417,7 @@ def test_rotation_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     now = [1000.0]
     monkeypatch.setattr("tcplife.recording.writer.time.monotonic", lambda: now[0])
     target = Series(str(tmp_path / "it"), None)
-    sink = Writer(STORY, told(), target.next, LOOKUPS, max_seconds=60)
+    sink = Writer(STORY, told(), target.next, max_seconds=60)
     for _ in range(5):
         sink.write(batch(Session()))
         now[0] += 30
@@ -434,7 +434,7 @@ def test_a_record_waits_a_second_at_most(
     now = [1000.0]
     monkeypatch.setattr("tcplife.recording.writer.time.monotonic", lambda: now[0])
     path = tmp_path / "it"
-    sink = Writer(STORY, told(), files.One(str(path)).next, LOOKUPS)
+    sink = Writer(STORY, told(), files.One(str(path)).next)
     sink.write(batch(Session()))
     assert len(replayed(path.read_bytes())[0]) == 0
     now[0] += writer.PATIENCE + 0.01
@@ -450,7 +450,7 @@ def test_what_finds_no_room_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "it"
-    sink = Writer(STORY, told(), files.One(str(path)).next, LOOKUPS)
+    sink = Writer(STORY, told(), files.One(str(path)).next)
     sink.write(batch(*some(random.Random(1), writer.BLOCK)))
     whole = path.stat().st_size
 
@@ -498,7 +498,7 @@ def test_standard_output_is_added_to(tmp_path: Path) -> None:
     path = tmp_path / "it"
     path.write_bytes(b"before")
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    sink = Writer(STORY, told(), lambda: (fd, ""), LOOKUPS)
+    sink = Writer(STORY, told(), lambda: (fd, ""))
     sink.write(batch(Session()))
     sink.close()
     data = path.read_bytes()

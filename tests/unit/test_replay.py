@@ -34,7 +34,7 @@ from tcplife.filters.filter import Filter
 from tcplife.filters.select import compile_filter
 from tcplife.recording import writer
 from tcplife.recording.merge import RecordingSource
-from tcplife.records.batch import Loss
+from tcplife.records.batch import NOWHERE, Loss, Origin
 from tcplife.records.session import Session as ApiSession
 from tcplife.records.wire import STORY
 
@@ -161,7 +161,7 @@ def test_filters_are_those_of_tracing() -> None:
     passed = 0
     for _ in range(300):
         wanted = some_filter(chance)
-        select = compile_filter(STORY, wanted, "span_us", LOOKUPS)
+        select = compile_filter(STORY, wanted, "span_us", Origin(LOOKUPS))
         assert select
         stride = STORY.stride
         expected = b"".join(
@@ -175,7 +175,7 @@ def test_filters_are_those_of_tracing() -> None:
 
 
 def test_no_filter_is_none() -> None:
-    assert compile_filter(STORY, Filter(), "span_us", LOOKUPS) is None
+    assert compile_filter(STORY, Filter(), "span_us", NOWHERE) is None
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_only_the_files_of_one_time_are_read_at_once(tmp_path: Path) -> None:
     for n, file in enumerate(replayed.files):
         file.began = n * 10**9
     opened = set()
-    for recording, _ in replayed.batches():
-        opened.add(recording.name)
-        assert len(opened) <= int(Path(recording.name).name) + 2
+    for each in replayed.batches():
+        opened.add(each.origin)
+        assert len(opened) <= each.wall_offset + 2
     assert len(opened) == 50
 
 

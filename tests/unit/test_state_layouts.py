@@ -100,7 +100,7 @@ def show(options: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(messages, "STDOUT", fd)
     given = command._parser().parse_args(options.split())
     layout = command._layout(given)
-    sink = host.open_lines(given, STATE_CHANGE, STATE_COLUMNS, layout, {})
+    sink = host.open_lines(given, STATE_CHANGE, STATE_COLUMNS, layout)
     data = memoryview(b"".join(map(pack, CHANGES)))
     sink.write(Batch(STATE_CHANGE, data, WALL_OFFSET, Loss()))
     sink.close()

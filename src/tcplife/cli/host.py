@@ -20,7 +20,7 @@ from tcplife.sinks.lines import json_lines, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tcplife.columns.column import Columns, Lookups
+    from tcplife.columns.column import Columns
     from tcplife.columns.styles import Layout
     from tcplife.kernel.source import KernelSource
     from tcplife.records.batch import Sink
@@ -32,7 +32,7 @@ def trace(
     name: str,
     wire: Wire,
     options: argparse.Namespace,
-    open_sinks: Callable[[Lookups], Sequence[Sink]],
+    open_sinks: Callable[[], Sequence[Sink]],
     *,
     scope: str = "new",
     whole_life: bool = False,
@@ -60,9 +60,8 @@ def trace(
         max_sessions=options.max_sessions,
     ) as tracing:
         has_begun(name, options, tracing, needs)
-        lookups: Lookups = {"cgroup_path": tracing.cgroup_path}
         batches = tracing.batches(stop, ticks=record)
-        pump(partial(say, name), batches, open_sinks(lookups), options.count, record)
+        pump(partial(say, name), batches, open_sinks(), options.count, record)
         tell_unseen(name, tracing)
 
 
@@ -119,26 +118,18 @@ def check(options: argparse.Namespace) -> None:
 
 
 def open_lines(
-    options: argparse.Namespace,
-    wire: Wire,
-    columns: Columns,
-    layout: Layout,
-    lookups: Lookups,
-    *,
-    titles: bool = True,
+    options: argparse.Namespace, wire: Wire, columns: Columns, layout: Layout
 ) -> Lines:
     """The rows on standard output, as the options want them."""
     if options.json:
-        return json_lines(messages.STDOUT, wire, columns, lookups, layout.born)
+        return json_lines(messages.STDOUT, wire, columns, layout)
     return table(
         messages.STDOUT,
         wire,
         columns,
         layout,
-        lookups,
         time=options.time,
         elapsed=options.timestamp,
-        titles=titles,
     )
 
 

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tcplife.columns.compile import Lookups
     from tcplife.records.batch import Sink
     from tcplife.records.wire import Wire
 
@@ -36,13 +35,12 @@ def record(
     )
     told = header(wire, name, sys.argv[1:], scope)
 
-    def open_sinks(lookups: Lookups) -> Sequence[Sink]:
+    def open_sinks() -> Sequence[Sink]:
         return [
             Writer(
                 wire,
                 told,
                 target.next,
-                lookups,
                 max_bytes=limits.get("bytes"),
                 max_seconds=limits.get("seconds"),
             )

@@ -10,7 +10,7 @@ from tcplife.cli import host, messages
 from tcplife.cli.modes import recorded_filter_from, summarizes
 from tcplife.cli.progress import Progress
 from tcplife.cli.summarize import View, print_lines, tell_folded
-from tcplife.columns.compile import header
+from tcplife.columns.compile import Memo, each_origin
 from tcplife.columns.sessions import HOST
 from tcplife.errors import RecordingError
 from tcplife.filters.select import compile_filter
@@ -24,22 +24,11 @@ from tcplife.summary.summary import Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from tcplife.columns.column import Columns
     from tcplife.columns.styles import Layout
     from tcplife.filters.filter import Filter
-    from tcplife.filters.select import Select
-    from tcplife.recording.reader import Recording
+    from tcplife.records.batch import Origin, Sink
     from tcplife.records.wire import Wire
-    from tcplife.sinks.lines import Lines
-
-    class Sink(Protocol):
-        """As those of tracing, but told of which recording a batch is."""
-
-        def write(self, recording: Recording, batch: Batch) -> None: ...
-
-        def close(self) -> None: ...
 
     # Makes the columns and the layout, of what the recordings are.
     Shown = Callable[[Columns, RecordingSource], tuple[Columns, Layout]]
@@ -76,9 +65,10 @@ def replay(
                 options.format, options.output, wire, columns, born
             )
             _show(pieces, converter, options.count)
-        else:
+        elif replayed.files:
             columns, layout = shown(columns, replayed)
-            _show(pieces, _Rows(wire, options, columns, layout), options.count)
+            lines = host.open_lines(options, wire, columns, layout)
+            _show(pieces, lines, options.count)
     finally:
         progress.close()
         losses.finish()
@@ -94,85 +84,39 @@ def _selected(
     born: str,
     losses: LossReport,
     progress: Progress,
-) -> Iterator[tuple[Recording, Batch]]:
+) -> Iterator[Batch]:
     """What passes. Each recording has names of its own, and so its own filter."""
-    selects: dict[Recording, Select | None] = {}
-    for recording, batch in replayed.batches():
-        if recording not in selects:
-            if len(selects) > _FEW:  # of those, most have ended
-                selects.clear()
-            selects[recording] = compile_filter(
-                batch.wire, wanted, born, recording.lookups
-            )
-        select = selects[recording]
+    selects = each_origin(
+        lambda origin: compile_filter(replayed.wire, wanted, born, origin)
+    )
+    for batch in replayed.batches():
+        select = selects[batch.origin]
         if select and batch.data:
             batch.data = select(batch.data)
         losses.see(batch.loss)
         progress.see(replayed.read)
         if batch.data:
-            yield recording, batch
+            yield batch
 
 
-# Recordings whose compiled functions are kept at once.
-_FEW = 64
-
-
-def _show(
-    pieces: Iterator[tuple[Recording, Batch]], sink: Sink, count: int | None
-) -> None:
+def _show(pieces: Iterator[Batch], sink: Sink, count: int | None) -> None:
     try:
-        for recording, batch in pieces:
+        for batch in pieces:
             if count is not None:
                 batch.keep(count)
                 count -= len(batch)
-            sink.write(recording, batch)
+            sink.write(batch)
             if count == 0:
                 break
     finally:
         sink.close()
 
 
-class _Rows:
-    """Rows on standard output, of several recordings in one table."""
-
-    def __init__(
-        self,
-        wire: Wire,
-        options: argparse.Namespace,
-        columns: Columns,
-        layout: Layout,
-    ) -> None:
-        self._open = partial(
-            host.open_lines, options, wire, columns, layout, titles=False
-        )
-        self._lines: dict[Recording, Lines] = {}
-        self._start_us: int | None = None
-        if not options.json:
-            titles = header(columns, layout, options.time, options.timestamp)
-            messages.print_text(titles)
-
-    def write(self, recording: Recording, batch: Batch) -> None:
-        lines = self._lines.get(recording)
-        if lines is None:
-            if len(self._lines) > _FEW:
-                self._lines.clear()
-            lines = self._lines[recording] = self._open(recording.lookups)
-            if self._start_us is not None:
-                # Each host's clock began when that did.
-                lines.start_us = self._start_us - batch.wall_offset // 1000
-        lines.write(batch)
-        if self._start_us is None and lines.start_us is not None:
-            self._start_us = lines.start_us + batch.wall_offset // 1000
-
-    def close(self) -> None:
-        """Nothing is held back."""
-
-
 def _summarize(
     name: str,
     options: argparse.Namespace,
     replayed: RecordingSource,
-    pieces: Iterator[tuple[Recording, Batch]],
+    pieces: Iterator[Batch],
     wire: Wire,
     born: str,
 ) -> None:
@@ -188,41 +132,30 @@ def _summarize(
         other = summary.groups.get(keys.OTHER)
         return other.count if other else 0
 
+    def adders_to(summary: Summary) -> Memo:
+        def adder(origin: Origin) -> Callable[[memoryview], None]:
+            if states:
+                return change_adder(wire, summary)
+            return session_adder(wire, summary, born, origin.lookups)
+
+        return each_origin(adder)
+
     began = replayed.began
-    piece, adders = Summary(by, options.max_groups), _Adders()
-    for recording, batch in pieces:
+    piece = Summary(by, options.max_groups)
+    adders = adders_to(piece)
+    for batch in pieces:
         for part, passed in _parts(batch, began, interval):
             if passed:
                 # What has no sessions is not shown: a gap may be of weeks.
                 if piece.groups:
                     folded += show(piece, began, began + interval)
                 began += passed * interval
-                piece, adders = Summary(by, options.max_groups), _Adders()
-            adders.of(recording, part, piece, born)(part.data)
+                piece = Summary(by, options.max_groups)
+                adders = adders_to(piece)
+            adders[part.origin](part.data)
     folded += show(piece, began, max(replayed.ended, began))
     if folded:
         tell_folded(name, folded)
-
-
-class _Adders:
-    """The functions that add to a summary, one for each recording."""
-
-    def __init__(self) -> None:
-        self._made: dict[Recording, Callable[[memoryview], None]] = {}
-
-    def of(
-        self, recording: Recording, batch: Batch, summary: Summary, born: str
-    ) -> Callable[[memoryview], None]:
-        add = self._made.get(recording)
-        if add is None:
-            if len(self._made) > _FEW:
-                self._made.clear()
-            if batch.wire is STATE_CHANGE:
-                add = change_adder(batch.wire, summary)
-            else:
-                add = session_adder(batch.wire, summary, born, recording.lookups)
-            self._made[recording] = add
-        return add
 
 
 def _parts(batch: Batch, began: int, interval: int) -> Iterator[tuple[Batch, int]]:
@@ -244,5 +177,5 @@ def _parts(batch: Batch, began: int, interval: int) -> Iterator[tuple[Batch, int
             (n for n in range(start, len(times)) if times[n] >= end), len(times)
         )
         data = batch.data[start * stride : stop * stride]
-        yield Batch(wire, data, offset, batch.loss), passed
+        yield Batch(wire, data, offset, batch.loss, batch.origin), passed
         start = stop

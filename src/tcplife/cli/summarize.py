@@ -129,12 +129,11 @@ def summarize(
         host.has_begun(name, options, tracing)
         losses = LossReport(partial(messages.say, name))
         born = "life_us" if whole_life else "span_us"
-        lookups = {"cgroup_path": tracing.cgroup_path}
 
         def adder(summary: Summary) -> Callable[[memoryview], None]:
             if states:
                 return change_adder(wire, summary)
-            return session_adder(wire, summary, born, lookups)
+            return session_adder(wire, summary, born, tracing.origin.lookups)
 
         pieces = _pieces(tracing, stop, options.interval, by, adder, losses)
         try:

@@ -102,7 +102,7 @@ def _command(arguments: Sequence[str]) -> None:
         NAME,
         wire,
         options,
-        lambda lookups: [host.open_lines(options, wire, columns, layout, lookups)],
+        lambda: [host.open_lines(options, wire, columns, layout)],
         scope=_scope(options),
         whole_life=layout.born == "life_us",
         paths=any("cgroup_path" in c.value for c in _used(options, columns, layout)),

@@ -77,8 +77,8 @@ def _command(arguments: Sequence[str]) -> None:
         NAME,
         STATE_CHANGE,
         options,
-        lambda lookups: [
-            host.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout, lookups),
+        lambda: [
+            host.open_lines(options, STATE_CHANGE, STATE_COLUMNS, layout),
             *sinks,
         ],
     )

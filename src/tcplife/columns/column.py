@@ -82,6 +82,20 @@ class Column:
         self.nullable = nullable
         self.kind = kind
 
+    def unknown(self) -> Column:
+        """The same column, of records that lack what it shows."""
+        return Column(
+            self.title,
+            self.key,
+            self.unit,
+            self.meaning,
+            of="0",
+            value="None",
+            form=self.form,
+            wide_form=self.wide_form,
+            kind=self.kind,
+        )
+
     def marked(self, form: str) -> Column:
         """A lifespan's column, for sessions that may be older or still open."""
         value = self.value.replace("key", "key[0]")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tcplife.columns.column import Column
     from tcplife.columns.styles import Layout
+    from tcplife.records.batch import Origin
     from tcplife.records.wire import Wire
 
     Columns = dict[str, Column]
@@ -37,14 +38,24 @@ class Memo(dict):  # type: ignore[type-arg]
 
     LIMIT = 65536
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
+    def __init__(self, make: Callable[[Any], Any], limit: int = LIMIT) -> None:
         self.make = make
+        self.limit = limit
 
     def __missing__(self, key: Any) -> Any:
-        if len(self) >= self.LIMIT:
+        if len(self) >= self.limit:
             self.clear()
         made = self[key] = self.make(key)
         return made
+
+
+# Origins whose compiled functions are kept at once: of those, most have ended.
+ORIGINS = 64
+
+
+def each_origin(make: Callable[[Origin], Any]) -> Memo:
+    """What `make` makes of an origin, made once for each."""
+    return Memo(make, ORIGINS)
 
 
 def header(

@@ -5,13 +5,21 @@ Their format strings are the specification.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from tcplife.columns.compile import fields_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tcplife.columns.column import Column
+    from tcplife.records.wire import Wire
 
     Columns = dict[str, Column]
+
+
+# Of a format string, behind its %: flags and width; precision; kind.
+_CONVERSION = re.compile(r"(-?\d*)(?:\.\d+)?[a-z]")
 
 
 class Layout:
@@ -152,6 +160,39 @@ def at_least(columns: Columns, layout: Layout) -> tuple[Columns, Layout]:
         cells[number + 1] = f"{width}s{cell[len(form) :]}"
     return columns, Layout(
         " ".join(names),
+        layout.header,
+        "%".join(cells),
+        born=layout.born,
+        time=layout.time,
+        elapsed=layout.elapsed,
+        csv=layout.csv,
+    )
+
+
+def known(wire: Wire, columns: Columns, missing: frozenset[str]) -> Columns:
+    """The same columns; those that need a missing field show that it is not known."""
+    return {
+        name: column
+        if missing.isdisjoint(fields_of(wire, f"{column.of} {column.json_of}", ""))
+        else column.unknown()
+        for name, column in columns.items()
+    }
+
+
+def without(
+    wire: Wire, columns: Columns, layout: Layout, missing: frozenset[str]
+) -> tuple[Columns, Layout]:
+    """The same for records that lack some fields; their cells stay as wide."""
+    if not missing:
+        return columns, layout
+    shown = known(wire, columns, missing)
+    cells = layout.row.split("%")
+    for number, name in enumerate(layout.columns, 1):
+        found = _CONVERSION.match(cells[number])
+        if shown[name] is not columns[name] and found:
+            cells[number] = f"{found[1]}s{cells[number][found.end() :]}"
+    return shown, Layout(
+        " ".join(layout.columns),
         layout.header,
         "%".join(cells),
         born=layout.born,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from tcplife.columns.compile import each_origin
 from tcplife.columns.objects import compile_tuples
+from tcplife.columns.styles import known
 from tcplife.errors import OutputError, UsageError
 from tcplife.records.wire import STATE_CHANGE
 
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
     from tcplife.columns.column import Column, Columns
     from tcplife.columns.compile import Lookups
-    from tcplife.recording.reader import Recording
-    from tcplife.records.batch import Batch
+    from tcplife.records.batch import Batch, Origin
     from tcplife.records.wire import Wire
 
     class Target(Protocol):
@@ -87,17 +88,21 @@ class Converter:
         self._born = born
         self._kinds = [column.kind for column in columns.values() if column.key]
         self._rows: list[tuple[Any, ...]] = []
-        self._recording: Recording | None = None
-        self._decode: Callable[[memoryview, int], Sequence[tuple[Any, ...]]]
+        self._decode = each_origin(self._tuples_of)
 
-    def write(self, recording: Recording, batch: Batch) -> None:
+    def _tuples_of(
+        self, origin: Origin
+    ) -> Callable[[memoryview, int], Sequence[tuple[Any, ...]]]:
+        return compile_tuples(
+            self._wire,
+            known(self._wire, self._columns, origin.missing),
+            self._born,
+            _unicode(origin.lookups),
+        )
+
+    def write(self, batch: Batch) -> None:
         """Raises OutputError."""
-        if recording is not self._recording:
-            self._recording = recording
-            self._decode = compile_tuples(
-                self._wire, self._columns, self._born, _unicode(recording.lookups)
-            )
-        self._rows += self._decode(batch.data, batch.wall_offset)
+        self._rows += self._decode[batch.origin](batch.data, batch.wall_offset)
         if len(self._rows) >= _ROWS:
             self._flush()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tcplife.columns.compile import Lookups
     from tcplife.filters.filter import Filter
+    from tcplife.records.batch import Origin
     from tcplife.records.wire import Wire
 
     # Framed records -> those that pass
@@ -29,18 +30,23 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 def compile_filter(
-    wire: Wire, wanted: Filter, born: str, lookups: Lookups
+    wire: Wire, wanted: Filter, born: str, origin: Origin
 ) -> Select | None:
     """A function that drops what does not pass; None if all would.
 
-    born: the field that is the lifespan.
+    born: the field that is the lifespan. What needs a field that the origin lacks does
+    not pass, as it is not known.
     """
     names: dict[str, Any] = {}
     conditions = []
     for name, (condition, helpers) in _CONDITIONS.items():
         if getattr(wanted, name):
+            if not origin.missing.isdisjoint(fields_of(wire, condition, born)):
+                return lambda data: data[:0]
             conditions.append(condition)
-            names |= {key: make(wanted, lookups) for key, make in helpers.items()}
+            names |= {
+                key: make(wanted, origin.lookups) for key, make in helpers.items()
+            }
     if not conditions:
         return None
     line = " and ".join(conditions)

@@ -15,7 +15,7 @@ from tcplife.kernel.program import LoadError, Program
 from tcplife.kernel.ring import CHUNK, PerfRing, open_ring
 from tcplife.kernel.shared import initial_config, initial_control, open_shared
 from tcplife.kernel.tiers import TIERS, Tier, open_tier
-from tcplife.records.batch import Batch, Loss
+from tcplife.records.batch import Batch, Loss, Origin
 from tcplife.records.wire import STATE_CHANGE, STORY, Wire
 
 TYPE_CHECKING = False
@@ -95,6 +95,7 @@ class KernelSource:
         self._closed = False
         self._loss = Loss()
         self._wall_offset = 0
+        self.origin = Origin({"cgroup_path": self.cgroup_path})
         opened = open_tier(
             self._library,
             self._object,
@@ -354,9 +355,12 @@ class KernelSource:
         if self._request and self.tier.has_storage:
             from tcplife.kernel.sums import Sums
 
-            lookups = {"cgroup_path": self.cgroup_path}
             self.sums = Sums(
-                self._library, self._program, self._shared, self._request, lookups
+                self._library,
+                self._program,
+                self._shared,
+                self._request,
+                self.origin.lookups,
             )
         if self._scope != NEW:
             from tcplife.kernel.open_sockets import Walks
@@ -375,7 +379,7 @@ class KernelSource:
         # would only make the times of one session disagree.
         if abs(offset - self._wall_offset) > CLOCK_SET_NS:
             self._wall_offset = offset
-        return Batch(self._wire, data, self._wall_offset, self._loss)
+        return Batch(self._wire, data, self._wall_offset, self._loss, self.origin)
 
     def _search(self, parked: int, last: bool = False) -> Iterator[Batch]:
         """Sessions whose owner had to be looked for."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 
+from tcplife.errors import OutputError
 from tcplife.pipeline.loss import LossReport
 from tcplife.records.batch import Batch
 
@@ -21,21 +23,31 @@ def pump(
 ) -> None:
     """Takes batches to the sinks until they end, or `count` rows are written.
 
-    empty: batches without records, too.
+    The first sink is what the user asked for: its OutputError ends it. Another's is
+    reported, and the rest goes on without that sink. Each sink is closed, whatever
+    the others do. empty: batches without records, too.
     """
     losses = LossReport(say)
+    running = list(sinks)
     try:
         for batch in batches:
             if count is not None:
                 batch.keep(count)
                 count -= len(batch)
             if batch.data or empty:
-                for sink in sinks:
-                    sink.write(batch)
+                for sink in tuple(running):
+                    try:
+                        sink.write(batch)
+                    except OutputError as error:
+                        if sink is sinks[0]:
+                            raise
+                        running.remove(sink)
+                        say(f"{error}; going on without it")
             losses.see(batch.loss)
             if count == 0:
                 break
     finally:
         losses.finish()
-        for sink in sinks:
-            sink.close()
+        with ExitStack() as closing:
+            for sink in reversed(sinks):
+                closing.callback(sink.close)

@@ -162,8 +162,10 @@ class Records:
 class Planes:
     """Unpacks the records of a recording, whose layout may be an older or newer one.
 
-    recorded: its fields and formats. Raises ValueError if these are none, or lack
-    what this version needs.
+    recorded: its fields and formats. What the first version did not have may be
+    missing, and is 0 then; what was recorded with less width is filled with zeros.
+    missing: the names of those. Raises ValueError if the fields are none, or lack what
+    the first version had.
     """
 
     def __init__(self, wire: Wire, recorded: Sequence[tuple[str, str]]) -> None:
@@ -176,16 +178,22 @@ class Planes:
         self._target = [-1] * self._size
         # What a value has to be below.
         self._limits: list[tuple[str, int, int]] = []
+        missing: list[str] = []
         for name, span in _spans(list(wire.fields.items())):
             if name == "unused":
                 continue
             found = places.get(name)
-            if found is None or len(found) != len(span):
+            if found is None and name not in FIRST_VERSION[wire.sender]:
+                missing.append(name)
+                continue
+            if found is None or len(found) > len(span):
                 raise ValueError(f"records without {name}")
-            for source, target in zip(found, span, strict=True):
+            # Little-endian, as are all machines that the tools run on.
+            for source, target in zip(found, span, strict=False):
                 self._target[source] = FRAME.size + target
             if name in LIMITS:
                 self._limits.append((name, found[-1], LIMITS[name]))
+        self.missing = frozenset(missing)
         self._empty = FRAME.pack(wire.stride - FRAME.size, 0)
 
     def unpack(self, raw: bytes) -> Records:
@@ -226,6 +234,25 @@ class Planes:
                 data[target :: self._stride] = raw[start : start + count]
         return Records(count, data, wall_offset, Loss(*lost))
 
+
+# What every recording has, by its sender; fields that were added since are not here.
+FIRST_VERSION = {
+    "tcplife_full": frozenset(
+        (
+            *("time_ns", "life_us", "span_us", "tx_bytes", "rx_bytes", "owner"),
+            *("lport", "rport", "laddr", "raddr", "connect_us", "open_us", "close_us"),
+            *("cgroup", "retrans_bytes", "lost_bytes", "unread_bytes", "srtt_us"),
+            *("min_rtt_us", "retrans", "segs_in", "segs_out", "mss", "uid", "ppid"),
+            *("netns", "error", "dir", "end", "first", "before", "cc"),
+        )
+    ),
+    "tcpstates": frozenset(
+        (
+            *("time_ns", "span_us", "skaddr", "owner", "current", "lport", "rport"),
+            *("states", "first", "laddr", "raddr"),
+        )
+    ),
+}
 
 # The values of a field that the rest of this package knows (columns/values.py), here
 # of its last byte: a time of up to 36 years since the host's start.

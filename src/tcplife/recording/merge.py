@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tcplife.errors import RecordingError, TcplifeError
-from tcplife.recording.reader import Recording, open_recording
+from tcplife.recording.reader import WIRES, Recording, open_recording
 from tcplife.records.batch import Batch, Loss
 
 
@@ -40,6 +40,7 @@ class RecordingSource:
 
     def __init__(self, paths: Sequence[str], sender: str) -> None:
         """sender: whose records are wanted. Raises UsageError."""
+        self.wire = WIRES[sender]
         self.problems: list[str] = []
         self.files: list[File] = []
         self.loss = Loss()
@@ -67,8 +68,8 @@ class RecordingSource:
     def hosts(self) -> set[str]:
         return {file.host for file in self.files}
 
-    def batches(self) -> Iterator[tuple[Recording, Batch]]:
-        """Each batch, with the recording that it is from; its loss is that of all."""
+    def batches(self) -> Iterator[Batch]:
+        """Each batch; its loss is that of all recordings."""
         waiting = self.files[::-1]
         heads: list[_Head] = []
         while waiting or heads:
@@ -84,7 +85,7 @@ class RecordingSource:
             limits += [file.began for file in waiting[-1:]]
             batch = first.take(min(limits, default=None))
             self._add_loss(first.recording, batch)
-            yield first.recording, batch
+            yield batch
             if not self._advance(first):
                 heads.pop(0)
             heads.sort(key=_by_time)
@@ -170,7 +171,9 @@ class _Head:
         if count < len(times):
             stride = batch.wire.stride
             rest = batch.data[count * stride :]
-            self._batch = Batch(batch.wire, rest, batch.wall_offset, batch.loss)
+            self._batch = Batch(
+                batch.wire, rest, batch.wall_offset, batch.loss, batch.origin
+            )
             self._times = times[count:]
             batch.keep(count)
         return batch

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from tcplife.errors import RecordingError, UsageError
 from tcplife.recording import container
 from tcplife.recording.container import Damaged, Planes
-from tcplife.records.batch import Batch, Loss
+from tcplife.records.batch import Batch, Loss, Origin
 from tcplife.records.wire import STATE_CHANGE, STORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tcplife.columns.compile import Lookups
     from tcplife.records.wire import Wire
 
 WIRES = {wire.sender: wire for wire in (STORY, STATE_CHANGE)}
@@ -160,21 +159,18 @@ class Recording:
         self.scope = str(told["scope"])
         self.trace = str(told["trace"])
         self.began = self.ended = _time_of(told)
+        lookups = {
+            "cgroup_path": self.cgroup_path,
+            "user_name": self.user_name,
+            "host": lambda _: self.host,
+        }
+        self.origin = Origin(lookups, self.host, self._planes.missing)
 
     def cgroup_path(self, number: int) -> str | None:
         return self._names["cgroup"].get(number)
 
     def user_name(self, uid: int | None) -> str | None:
         return None if uid is None else self._names["uid"].get(uid, str(uid))
-
-    @property
-    def lookups(self) -> Lookups:
-        """What its host would answer."""
-        return {
-            "cgroup_path": self.cgroup_path,
-            "user_name": self.user_name,
-            "host": lambda _: self.host,
-        }
 
     @property
     def position(self) -> int:
@@ -230,7 +226,8 @@ class Recording:
             at = (found.count - 1) * self.wire.stride
             last = self._time.unpack_from(found.data, at)[0] + found.wall_offset
             self.ended = max(self.ended, last)
-        return Batch(self.wire, memoryview(found.data), found.wall_offset, loss)
+        data = memoryview(found.data)
+        return Batch(self.wire, data, found.wall_offset, loss, self.origin)
 
     def _learn(self, told: dict[str, Any]) -> None:
         for kind, names in self._names.items():

@@ -13,7 +13,7 @@ from tcplife.columns.values import user_name
 from tcplife.errors import OutputClosed, OutputError
 from tcplife.fileio import write_all
 from tcplife.recording import container
-from tcplife.records.batch import Loss
+from tcplife.records.batch import NOWHERE, Loss, Origin
 from tcplife.records.wire import FRAME, Wire
 from tcplife.version import __version__
 
@@ -21,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tcplife.columns.compile import Lookups
     from tcplife.records.batch import Batch
 
 # Records in a block: more make it hardly smaller.
@@ -83,7 +82,6 @@ class Writer:
         wire: Wire,
         told: dict[str, Any],
         open_next: Open,
-        lookups: Lookups,
         *,
         max_bytes: int | None = None,
         max_seconds: float | None = None,
@@ -93,12 +91,13 @@ class Writer:
         self._open_next = open_next
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
-        self._names = _Names(wire, lookups)
+        self._names = _Names(wire)
         self._frames = bytearray(BLOCK * wire.stride)
         self._view = memoryview(self._frames)
         self._filled = 0
         self._since = 0.0
         self._wall_offset = 0
+        self._origin = NOWHERE
         self._loss = self._loss_written = Loss()
         self._part = 0
         self._records = 0
@@ -113,6 +112,7 @@ class Writer:
             self._flush()
             self._wall_offset = batch.wall_offset
         self._loss = batch.loss
+        self._origin = batch.origin
         now = time.monotonic()
         if data and not self._filled:
             self._since = now
@@ -177,7 +177,7 @@ class Writer:
         likely = self._whole + self._largest + _END_ROOM
         if self._max_bytes is not None and self._records and likely > self._max_bytes:
             self._next_file()
-        names = self._names.new(self._view[: self._filled])
+        names = self._names.new(self._view[: self._filled], self._origin)
         blocks = [self._block(container.NAMES, _json(names))] if names else []
         raw = container.pack_records(
             self._wire, self._frames, self._filled, self._wall_offset, self._loss
@@ -225,8 +225,7 @@ class _Names:
     # How many numbers are remembered as told; then all are told anew.
     LIMIT = 65536
 
-    def __init__(self, wire: Wire, lookups: Lookups) -> None:
-        self._path = lookups["cgroup_path"]
+    def __init__(self, wire: Wire) -> None:
         self._stride = wire.stride
         self._columns: list[tuple[str, Any, int, int]] = []
         place = FRAME.size
@@ -241,7 +240,7 @@ class _Names:
     def forget(self) -> None:
         self._seen = {"cgroup": set(), "uid": set()}
 
-    def new(self, frames: memoryview) -> dict[str, dict[int, str]]:
+    def new(self, frames: memoryview, origin: Origin) -> dict[str, dict[int, str]]:
         found: dict[str, dict[int, str]] = {}
         for name, code, first, step in self._columns:
             # Records are aligned, so that a field is every so many-th number.
@@ -251,14 +250,17 @@ class _Names:
             if len(self._seen[name]) > self.LIMIT:
                 self._seen[name].clear()
             self._seen[name] |= numbers
-            named = self._named(name, numbers)
+            named = self._named(name, numbers, origin)
             if named:
                 found[name] = named
         return found
 
-    def _named(self, name: str, numbers: Iterable[int]) -> dict[int, str]:
+    def _named(
+        self, name: str, numbers: Iterable[int], origin: Origin
+    ) -> dict[int, str]:
         if name == "cgroup":
-            paths = ((number, self._path(number)) for number in numbers)
+            path = origin.lookups["cgroup_path"]
+            paths = ((number, path(number)) for number in numbers)
             return {number: path for number, path in paths if path is not None}
         names = ((number, user_name(number)) for number in numbers)
         # A number without a name is shown as it is.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
 
     from tcplife.records.wire import Wire
 
@@ -62,23 +63,55 @@ class Loss:
         return self.events + self.sessions + self.unresolved
 
 
+class Origin:
+    """Where records are from, and what is known of them only there.
+
+    host: the name of the machine; empty for this one. lookups: functions, by name,
+    that columns and filters ask: cgroup_path, and of a recording user_name and host.
+    missing: fields of the record that were not recorded, which nobody knows any more.
+    """
+
+    __slots__ = ("host", "lookups", "missing")
+
+    def __init__(
+        self,
+        lookups: Mapping[str, Callable[[Any], Any]],
+        host: str = "",
+        missing: frozenset[str] = frozenset(),
+    ) -> None:
+        self.lookups = lookups
+        self.host = host
+        self.missing = missing
+
+
+# Of records that need no lookups.
+NOWHERE = Origin({})
+
+
 class Batch:
-    """Framed records in the order in which they were sent, and what was lost.
+    """Framed records of one origin in the order in which they were sent, and what was
+    lost.
 
     data: is valid until the next batch is asked for.
     wall_offset: nanoseconds from CLOCK_MONOTONIC, the records' clock, to
         CLOCK_REALTIME, as it was when the batch was read.
     """
 
-    __slots__ = ("data", "loss", "wall_offset", "wire")
+    __slots__ = ("data", "loss", "origin", "wall_offset", "wire")
 
     def __init__(
-        self, wire: Wire, data: memoryview, wall_offset: int, loss: Loss
+        self,
+        wire: Wire,
+        data: memoryview,
+        wall_offset: int,
+        loss: Loss,
+        origin: Origin = NOWHERE,
     ) -> None:
         self.wire = wire
         self.data = data
         self.wall_offset = wall_offset
         self.loss = loss
+        self.origin = origin
 
     def __len__(self) -> int:
         return len(self.data) // self.wire.stride
