@@ -28,7 +28,7 @@ class Terminal:
     text: all that the tool has written. screen: what is to be seen.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, **environment: str) -> None:
         self._master, slave = pty.openpty()
         self.settings = termios.tcgetattr(slave)
         self.slave = slave
@@ -40,7 +40,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            env={**os.environ, "TERM": "screen"},
+            env={**os.environ, "TERM": "screen", **environment},
         )
 
     def resize(self, lines: int, columns: int) -> None:
@@ -92,8 +92,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*options: str) -> Iterator[Terminal]:
-    made = Terminal(*options)
+def terminal(*options: str, **environment: str) -> Iterator[Terminal]:
+    made = Terminal(*options, **environment)
     try:
         yield made
     finally:
@@ -155,6 +155,39 @@ def test_a_signal_restores_the_terminal(root: None, number: signal.Signals) -> N
         shown.process.send_signal(number)
         assert shown.end() == 0
         assert shown.restored()
+
+
+@pytest.mark.parametrize("term", ["", "no-such"])
+def test_a_terminal_that_nobody_knows_gets_tables(root: None, term: str) -> None:
+    with terminal("--duration", "0.7", TERM=term) as shown:
+        assert shown.end() == 0
+        text = shown.text.decode().replace("\r\n", "\n")
+    first, _, rest = text.partition("\n")
+    assert first.startswith("tcplife: no live view: ")
+    assert first.endswith("; printing a table for each interval")
+    assert rest.count("COMM") >= 2
+    assert "\x1b" not in text
+    assert "internal error" not in text
+
+
+def test_the_total_has_no_more_groups_than_it_may(root: None) -> None:
+    pid = str(os.getpid())
+    options = ("-p", pid, "--by", "lport", "--max-groups", "2")
+    with terminal(*options) as shown, socket.create_server(("127.0.0.1", 0)) as server:
+        shown.wait_for("waiting|LPORT")
+        for _ in range(3):
+            shown.wait_for("LPORT")
+            client = socket.create_connection(server.getsockname())
+            accepted = server.accept()[0]
+            client.close()
+            accepted.close()
+            time.sleep(0.3)  # an interval each
+        shown.press("q")
+        assert shown.end() == 0
+    end = shown.text[shown.text.rfind(b"\x1b[?1049l") :].decode()
+    assert len(re.findall(r"(?m)^\d+ +\d", end)) == 2
+    assert re.search(r"(?m)^\(other\) +2 ", end)
+    assert "2 are in (other)" in end
 
 
 def test_a_pipe_gets_tables(root: None) -> None:

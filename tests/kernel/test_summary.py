@@ -200,10 +200,12 @@ def test_no_value_is_lost_where_intervals_meet() -> None:
             assert sum(row[2] for row in figures["histogram"]) == figures["count"]
 
 
-def test_groups_without_room_become_one(network: Network) -> None:
-    """Nothing is lost, and it is said how much was folded."""
+@pytest.mark.parametrize("tier", [1, 2])
+def test_groups_without_room_become_one(network: Network, tier: int) -> None:
+    """Nothing is lost, and it is said how much was folded: by the kernel side, and by
+    user space."""
     with traffic(network) as played:
-        options = ("--summary", "--json", "-p", played.pids)
+        options = ("--summary", "--json", "-p", played.pids, "--tier", str(tier))
         with ours(*options, "--by", "lport,rport", "--max-groups", "10") as tracer:
             played.play()
             assert tracer.stop() == 0
@@ -213,7 +215,7 @@ def test_groups_without_room_become_one(network: Network) -> None:
     assert other["other"]
     assert sum(group["count"] for group in told) == ENDS
     folded = [line for line in tracer.errors if "(other)" in line]
-    assert folded[0].startswith(f"tcplife: {other['count']} in groups that had no room")
+    assert folded[0].startswith(f"tcplife: {other['count']} are in (other), as ")
 
 
 def test_a_session_whose_owner_is_searched_for_is_counted(network: Network) -> None:

@@ -237,6 +237,22 @@ def test_top_folds_the_rest() -> None:
     assert [key for key, _ in summary.top(None)][-1] == OTHER
 
 
+def test_there_are_never_more_groups_than_the_limit() -> None:
+    """Added or merged, in any order; what has no room is counted all the same."""
+    parts = [Summary(("port",), 3) for _ in range(4)]
+    for number, part in enumerate(parts):
+        for port in range(5):
+            part.group((10 * number + port,)).count += 1
+        assert len(part.groups) == 4
+        assert part.others() == 2
+    total = Summary(("port",), 3)
+    for part in parts:
+        total.merge(part)
+    assert len(total.groups) == 4
+    assert total.total().count == 20
+    assert total.others() == 17
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_orders_put_the_greatest_first(order: str) -> None:
     summary = summarized("raddr,dir", some_sessions(6, 300))

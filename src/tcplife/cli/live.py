@@ -18,8 +18,9 @@ KEYS = "q quit  s sort  g group  h histogram  t total or interval  space pause"
 class Live:
     """Draws on the terminal. What it shows when it ends is left on it."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, max_groups: int) -> None:
         self._view = view
+        self._max_groups = max_groups
         self._hist = view.hist or "ms"
         self._orders = list(ORDERS)
         self._total: Summary | None = None
@@ -38,7 +39,7 @@ class Live:
             for piece in pieces:
                 self._piece = piece
                 if self._total is None:
-                    self._total = Summary(piece.by)
+                    self._total = Summary(piece.by, self._max_groups)
                 self._total.merge(piece)
                 if not self._paused:
                     self._draw()
@@ -47,6 +48,10 @@ class Live:
         if self._total:
             last = list(self._view.lines(self._total, 0, repeated=False))
         os.write(1, "".join(f"{line}\n" for line in last).encode())
+
+    def others(self) -> int:
+        """How many have no group of their own in the total."""
+        return self._total.others() if self._total else 0
 
     def _open(self) -> None:
         self._screen = curses.initscr()

@@ -9,7 +9,7 @@ from functools import partial
 from tcplife.cli import host, messages
 from tcplife.cli.modes import recorded_filter_from, summarizes
 from tcplife.cli.progress import Progress
-from tcplife.cli.summarize import View, print_lines, tell_folded
+from tcplife.cli.summarize import View, print_lines, say_folded
 from tcplife.columns.compile import Memo, each_origin
 from tcplife.columns.sessions import HOST
 from tcplife.errors import RecordingError
@@ -129,8 +129,7 @@ def _summarize(
     def show(summary: Summary, began: int, ended: int) -> int:
         summary.seconds = (ended - began) / 1e9
         print_lines(view.lines(summary, ended / 1e9, bool(interval)))
-        other = summary.groups.get(keys.OTHER)
-        return other.count if other else 0
+        return summary.others()
 
     def adders_to(summary: Summary) -> Memo:
         def adder(origin: Origin) -> Callable[[memoryview], None]:
@@ -154,8 +153,7 @@ def _summarize(
                 adders = adders_to(piece)
             adders[part.origin](part.data)
     folded += show(piece, began, max(replayed.ended, began))
-    if folded:
-        tell_folded(name, folded)
+    say_folded(name, folded)
 
 
 def _parts(batch: Batch, began: int, interval: int) -> Iterator[tuple[Batch, int]]:

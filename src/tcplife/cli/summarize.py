@@ -107,10 +107,10 @@ def summarize(
     by = keys.STATE_BY if states else options.by
     quantities = view.quantities()
     live: Live | None = None
-    if options.interval and not options.json and _is_terminal():
+    if options.interval and not options.json and _is_terminal(name):
         from tcplife.cli.live import Live
 
-        live = Live(view)
+        live = Live(view, options.max_groups)
         quantities = view.any_quantities()
     request = Request(wire.sender, by, quantities, options.max_groups)
     stop = host.stop_from(options, requests=scope == "all")
@@ -135,17 +135,22 @@ def summarize(
                 return change_adder(wire, summary)
             return session_adder(wire, summary, born, tracing.origin.lookups)
 
-        pieces = _pieces(tracing, stop, options.interval, by, adder, losses)
+        pieces = _pieces(
+            tracing, stop, options.interval, by, options.max_groups, adder, losses
+        )
+        folded = 0
         try:
             if live:
                 live.run(pieces, stop)
             else:
                 for piece in pieces:
+                    folded += piece.others()
                     print_lines(view.lines(piece, time.time(), bool(options.interval)))
         finally:
             losses.finish()
             host.tell_unseen(name, tracing)
-            _tell_unsummed(name, tracing)
+            say_folded(name, live.others() if live else folded)
+            _say_uncounted(name, tracing)
 
 
 def _pieces(
@@ -153,6 +158,7 @@ def _pieces(
     stop: Stop,
     interval: float | None,
     by: Sequence[str],
+    max_groups: int,
     adder: Callable[[Summary], Callable[[memoryview], None]],
     losses: LossReport,
 ) -> Iterator[Summary]:
@@ -160,7 +166,7 @@ def _pieces(
     from tcplife.kernel.source import INTERVAL
 
     began = time.monotonic()
-    piece = Summary(by)
+    piece = Summary(by, max_groups)
     add = adder(piece)
 
     def finished() -> Summary:
@@ -178,7 +184,7 @@ def _pieces(
         if interval and time.monotonic() - began >= interval - 0.001:
             yield finished()
             began = time.monotonic()
-            piece = Summary(by)
+            piece = Summary(by, max_groups)
             add = adder(piece)
     yield finished()
 
@@ -188,31 +194,38 @@ def print_lines(lines: Iterator[str]) -> None:
     write_all(messages.STDOUT, text.encode("utf-8", "backslashreplace"))
 
 
-def _is_terminal() -> bool:
-    return (
-        os.isatty(messages.STDOUT)
-        and os.isatty(0)
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )
+def _is_terminal(name: str) -> bool:
+    """Whether a live view can be shown; says why not, where there is a terminal."""
+    term = os.environ.get("TERM", "")
+    if not os.isatty(messages.STDOUT) or not os.isatty(0) or term == "dumb":
+        return False
+    try:
+        import curses
+
+        curses.setupterm(term, messages.STDOUT)
+    except ImportError as error:
+        why = f"this Python has no {error.name}"
+    except curses.error:
+        why = f"terminfo does not know the terminal TERM={term}"
+    else:
+        return True
+    messages.say(name, f"no live view: {why}; printing a table for each interval")
+    return False
 
 
-def tell_folded(name: str, folded: int) -> None:
-    messages.say(
-        name,
-        f"{folded} in groups that had no room of their own are in (other);"
-        " --max-groups gives more",
-    )
-
-
-def _tell_unsummed(name: str, tracing: KernelSource) -> None:
-    if not tracing.sums:
-        return
-    folded, uncounted = tracing.unsummed()
+def say_folded(name: str, folded: int) -> None:
     if folded:
-        tell_folded(name, folded)
+        messages.say(
+            name,
+            f"{folded} are in (other), as there were more groups than --max-groups",
+        )
+
+
+def _say_uncounted(name: str, tracing: KernelSource) -> None:
+    uncounted = tracing.uncounted() if tracing.sums else 0
     if uncounted:
         messages.say(
             name,
-            f"{uncounted} values found no room in a histogram: percentiles lack them,"
-            " sums do not; --max-groups gives more",
+            f"{uncounted} values are missing from the percentiles, for want of room;"
+            " a higher --max-groups makes room",
         )

@@ -275,10 +275,10 @@ class KernelSource:
             "filter_cgroup": bool(wanted.cgroup),
         }
 
-    def unsummed(self) -> tuple[int, int]:
-        """Sessions whose groups had no room, and values that no histogram had."""
-        *_, folded, uncounted = self._shared.counts()
-        return folded, uncounted
+    def uncounted(self) -> int:
+        """Values that no histogram of the kernel's had room for."""
+        *_, uncounted = self._shared.counts()
+        return uncounted
 
     @property
     def _walked(self) -> int:

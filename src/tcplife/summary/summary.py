@@ -85,8 +85,7 @@ class Summary:
     """Groups by their keys, which have a value for each name in `by`.
 
     seconds: how long it took to see them. limit: how many groups there may be; the
-    rest goes to OTHER. The key OTHER is that of the group of all
-    that have no group of their own.
+    rest goes to OTHER, the key of the group of all that have no group of their own.
     """
 
     __slots__ = ("by", "groups", "limit", "seconds")
@@ -103,7 +102,9 @@ class Summary:
         """The group with this key, which is made if there is none."""
         found = self.groups.get(key)
         if found is None:
-            if self.limit is not None and len(self.groups) >= self.limit:
+            # OTHER has its place beside them.
+            full = self.limit == len(self.groups) - (OTHER in self.groups)
+            if full or key == OTHER:
                 return self.groups.setdefault(OTHER, Group())
             found = self.groups[key] = Group()
         return found
@@ -164,6 +165,10 @@ class Summary:
             kept = key if key == OTHER else tuple(key[n] for n in places)
             summary.group(kept).merge(group)
         return summary
+
+    def others(self) -> int:
+        """How many have no group of their own."""
+        return self.groups[OTHER].count if OTHER in self.groups else 0
 
     def total(self) -> Group:
         total = Group()
