@@ -258,7 +258,7 @@ def replay(
     Raises UsageError for a bad argument; and, once all has come that can be read,
     RecordingError for what could not be.
     """
-    ids, names = parse.recorded_users(",".join(map(str, users)))
+    ids, names = parse.recorded_users(",".join(map(str, _listed("users", users))))
     wanted = _filter(
         pids=pids,
         local_ports=local_ports,
@@ -275,7 +275,7 @@ def replay(
     )
     wanted.uids = ids
     wanted.users = [name for name in names if name]
-    wanted.namespaces = list(map(int, netns))
+    wanted.namespaces = list(map(int, _listed("netns", netns)))
     wanted.cgroup = parse.recorded_cgroup(cgroup) if cgroup else ""
     return _from_files(files, STORY, SESSION_COLUMNS, Session, wanted)
 
@@ -358,9 +358,8 @@ def _from_files(
     from tcplife.filters.select import compile_filter
     from tcplife.recording.merge import RecordingSource
 
-    if isinstance(files, (str, os.PathLike)):
-        raise UsageError(f"files={files!r}: give a list")
-    replayed = RecordingSource([os.fspath(file) for file in files], wire.sender)
+    paths = [os.fspath(file) for file in _listed("files", files)]
+    replayed = RecordingSource(paths, wire.sender, named="files=")
     stop = Stop()
     columns = {**columns, "host": HOST}
     born = BORN[wire.sender]
@@ -437,15 +436,21 @@ def _filter(
         raise UsageError(f"family={family}: there are 4, 6 and None")
     return Filter(
         pids=_parsed(parse.parse_pids, "pids", pids),
-        local_ports=_parsed(parse.parse_ports, "local_ports", map(_port, local_ports)),
+        local_ports=_parsed(
+            parse.parse_ports,
+            "local_ports",
+            map(_port, _listed("local_ports", local_ports)),
+        ),
         remote_ports=_parsed(
-            parse.parse_ports, "remote_ports", map(_port, remote_ports)
+            parse.parse_ports,
+            "remote_ports",
+            map(_port, _listed("remote_ports", remote_ports)),
         ),
         family=family or 0,
         states=_parsed(parse.parse_states, "states", states),
         local_subnets=_parsed(parse.parse_subnets, "laddr", laddr),
         remote_subnets=_parsed(parse.parse_subnets, "raddr", raddr),
-        comms=[os.fsencode(comm)[:15] for comm in comms],
+        comms=[os.fsencode(comm)[:15] for comm in _listed("comms", comms)],
         uids=_parsed(parse.parse_users, "users", users),
         namespaces=_parsed(parse.parse_namespaces, "netns", netns),
         cgroup=parse.parse_cgroup("cgroup", cgroup) if cgroup else "",
@@ -465,10 +470,22 @@ Parsed = TypeVar("Parsed")
 def _parsed(
     parse: parse.Parser[Parsed], name: str, items: Iterable[object]
 ) -> list[Parsed]:
-    if isinstance(items, str):
-        raise UsageError(f"{name}={items!r}: give a list")
-    text = ",".join(map(str, items))
+    text = ",".join(map(str, _listed(name, items)))
     return parse(f"{name}=", text) if text else []
+
+
+Item = TypeVar("Item")
+
+
+def _listed(name: str, items: Iterable[Item]) -> list[Item]:
+    """What an argument has in it. Raises UsageError for a value that is no list."""
+    if isinstance(items, (str, bytes, os.PathLike)) or not isinstance(items, Iterable):
+        raise UsageError(f"{name}={items!r}: give a list, as in {name}=[{items!r}]")
+    return list(items)
+
+
+def _ports(name: str, ports: Iterable[Port]) -> list[tuple[int, int]]:
+    return _parsed(parse.parse_ports, name, map(_port, _listed(name, ports)))
 
 
 def _port(port: Port) -> str:

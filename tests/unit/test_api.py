@@ -142,7 +142,13 @@ def test_async_iteration() -> None:
         ({"pids": [0]}, "pids="),
         ({"family": 5}, "family=5"),
         ({"laddr": ["somewhere"]}, "laddr=.*somewhere"),
-        ({"laddr": "10.0.0.0/8"}, "laddr=.*list"),
+        ({"laddr": "10.0.0.0/8"}, "laddr='10.0.0.0/8': give a list, as in laddr="),
+        ({"comms": "curl"}, "comms='curl': give a list"),
+        ({"users": "root"}, "users='root': give a list"),
+        ({"ends": "failed"}, "ends='failed': give a list"),
+        ({"pids": 1}, "pids=1: give a list, as in"),
+        ({"remote_ports": 80}, "remote_ports=80: give a list"),
+        ({"local_ports": "80"}, "local_ports='80': give a list"),
         ({"users": ["nobody-of-that-name"]}, "users="),
         ({"netns": ["none"]}, "netns="),
         ({"cgroup": "/no/such"}, "cgroup"),
@@ -155,6 +161,30 @@ def test_async_iteration() -> None:
 def test_bad_arguments_are_named(wanted: dict[str, Any], named: str) -> None:
     with pytest.raises(tcplife.UsageError, match=named):
         tcplife.trace(source=tcplife.FakeSource([]), **wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"files": "web.tcplife"}, "files='web.tcplife': give a list"),
+        ({"files": ["/no/such"]}, "files=/no/such: No such file or directory"),
+        ({"files": [], "users": "root"}, "users='root': give a list"),
+        ({"files": [], "netns": 7}, "netns=7: give a list"),
+        ({"files": [], "comms": "curl"}, "comms='curl': give a list"),
+    ],
+)
+def test_bad_arguments_of_replay_are_named(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(tcplife.UsageError) as raised:
+        tcplife.replay(**arguments)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("by", [("x",), "comm", ("comm", "comm"), ("subnet/x",)])
+def test_a_summary_by_nothing_known_is_refused(by: Any) -> None:
+    with pytest.raises(tcplife.UsageError, match=r"^by="):
+        tcplife.Summary(by)
 
 
 def examples() -> dict[str, str]:

@@ -468,6 +468,28 @@ def test_what_finds_no_room_is_taken_back(
     assert recording.problem() == f"it: cut short after {writer.BLOCK} whole records"
 
 
+def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"kept")
+    with pytest.raises(UsageError, match=f"--record {path}: it exists; .* --force"):
+        files.One(str(path))
+    target = files.One(str(path), force=True)
+    # Until there is a header to write: tracing may not begin.
+    assert path.read_bytes() == b"kept"
+    Writer(STORY, told(), target.next).close()
+    assert path.read_bytes().startswith(container.MAGIC)
+
+
+def test_what_is_no_regular_file_needs_no_force(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for path in ("/dev/null", str(fifo)):
+        Writer(STORY, told(), files.One(path).next).close()
+    assert os.read(reader, 8) == container.MAGIC
+    os.close(reader)
+
+
 def test_a_folder_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="directory"):
         files.One(str(tmp_path))
@@ -481,14 +503,17 @@ def test_a_folder_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_what_was_there_stays_until_something_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "it"
     path.write_bytes(b"an older one")
-    for target in (files.One(str(path)), files.One(str(tmp_path / "new"))):
+    for name in ("it", "new"):
+        target = files.One(str(tmp_path / name), force=True)
         target.discard()
     assert [each.name for each in tmp_path.iterdir()] == ["it"]
     assert path.read_bytes() == b"an older one"
     (tmp_path / "it.000001").write_bytes(b"older")
     Series(str(path), 1).discard()
     assert (tmp_path / "it.000001").read_bytes() == b"older"
-    record(path, [batch(Session())])
+    sink = Writer(STORY, told(), files.One(str(path), force=True).next)
+    sink.write(batch(Session()))
+    sink.close()
     found, recording = replayed(path.read_bytes())
     assert (len(found), recording.problem()) == (1, None)
 

@@ -538,6 +538,20 @@ def test_a_file_that_cannot_be_made(kind: str, run: Run, tmp_path: Path) -> None
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "duckdb", "sqlite"])
+def test_a_file_that_exists(kind: str, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.write_bytes(b"kept")
+    arguments = ("--replay", SESSIONS, "--format", kind, "-O", path)
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert err.startswith(f"tcplife: -O/--output {path}: it exists; ")
+    assert "--force" in err
+    assert path.read_bytes() == b"kept"
+    assert run(*arguments, "--force") == (0, "", "")
+    assert path.read_bytes() != b"kept"
+
+
 def test_names_of_errors_are_linux() -> None:
     import errno
 

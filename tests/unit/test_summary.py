@@ -263,7 +263,16 @@ def test_orders_put_the_greatest_first(order: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "comm,comm", "subnet", "subnet/129", "subnet/x", "subnet/8,subnet/9"],
+    [
+        "",
+        "x",
+        "oldstate",
+        "comm,comm",
+        "subnet",
+        "subnet/129",
+        "subnet/x",
+        "subnet/8,subnet/9",
+    ],
 )
 def test_bad_groupings(text: str) -> None:
     with pytest.raises(UsageError) as raised:

@@ -29,6 +29,8 @@ def mode(options: argparse.Namespace) -> str:
     """RECORD, REPLAY or neither. Raises UsageError for what does not go together."""
     if options.record is not None and options.replay:
         raise UsageError("--record with --replay: choose one of them")
+    if options.force and options.record is None and not options.output:
+        raise UsageError("--force needs --record or -O/--output")
     if options.record is not None:
         _check(
             options, _NOT_RECORDED, "--record keeps all columns: leave {} to --replay"

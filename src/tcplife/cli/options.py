@@ -258,6 +258,11 @@ def add_recording_options(parser: Parser) -> None:
         help="with --replay: into a file or database of this kind, which -O names",
     )
     add("-O", "--output", metavar="FILE", help="with --format: the file to make")
+    add(
+        "--force",
+        action="store_true",
+        help="with --record or -O: replace the file if it exists",
+    )
 
 
 FORMATS = ("arrow", "duckdb", "parquet", "sqlite")

@@ -31,7 +31,7 @@ def record(
     target = (
         files.Series(options.record, options.keep)
         if options.rotate
-        else files.One(options.record)
+        else files.One(options.record, force=options.force)
     )
     told = header(wire, name, sys.argv[1:], scope)
 

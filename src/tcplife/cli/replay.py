@@ -62,7 +62,12 @@ def replay(
             from tcplife.export.tables import open_converter
 
             converter = open_converter(
-                options.format, options.output, wire, columns, born
+                options.format,
+                options.output,
+                wire,
+                columns,
+                born,
+                force=options.force,
             )
             _show(pieces, converter, options.count)
         elif replayed.files:

@@ -39,17 +39,29 @@ _ROWS = 65536
 
 
 def open_converter(
-    kind: str, path: str, wire: Wire, columns: Columns, born: str
+    kind: str,
+    path: str,
+    wire: Wire,
+    columns: Columns,
+    born: str,
+    *,
+    force: bool = False,
 ) -> Converter:
     """kind: parquet, arrow, sqlite or duckdb. Raises UsageError, OutputError."""
     if path == "-":
         raise UsageError("-O -: these are no streams; give a file")
-    if os.path.lexists(path):
-        raise UsageError(f"-O/--output {path}: it exists; remove it, or give another")
+    exists = os.path.lexists(path)
+    if exists and not (force and os.path.isfile(path)):
+        raise UsageError(
+            f"-O/--output {path}: it exists; remove it, give another name, or add"
+            " --force to replace it"
+        )
     shown = [column for column in columns.values() if column.key]
     table = "changes" if wire is STATE_CHANGE else "sessions"
     open_target = _opener(kind)
     try:
+        if exists:
+            os.unlink(path)
         target = open_target(path, table, shown)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -13,9 +13,12 @@ DIGITS = 6
 
 
 class One:
-    """A single file, which is opened at once; `-` is standard output."""
+    """A single file, which is opened at once; `-` is standard output.
 
-    def __init__(self, path: str) -> None:
+    force: it may replace a file that is there, once there is something to record.
+    """
+
+    def __init__(self, path: str, *, force: bool = False) -> None:
         self._unused: tuple[int, str] | None
         if path == "-":
             if os.isatty(1):
@@ -27,6 +30,11 @@ class One:
             return
         if os.path.isdir(path):
             raise UsageError(f"--record {path}: it is a directory; give a file in it")
+        if os.path.isfile(path) and not force:
+            raise UsageError(
+                f"--record {path}: it exists; remove it, give another name, or add"
+                " --force to replace it"
+            )
         self._unused = _create(path), path
 
     def next(self) -> tuple[int, str]:

@@ -12,10 +12,11 @@ from tcplife.records.batch import Batch, Loss
 class File:
     """A file that may be open. Only its header is read until its time has come."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, named: str) -> None:
         """Raises UsageError, RecordingError."""
         self.path = path
-        recording, self.size = open_recording(path)
+        self._named = named
+        recording, self.size = open_recording(path, named)
         self.told = recording.told
         self.host = recording.host
         self.wire = recording.wire
@@ -28,7 +29,7 @@ class File:
     def open(self) -> Recording:
         if self._recording:
             return self._recording
-        return open_recording(self.path)[0]
+        return open_recording(self.path, self._named)[0]
 
 
 class RecordingSource:
@@ -38,8 +39,11 @@ class RecordingSource:
     recorders could not tell, by now. began, ended: nanoseconds since 1970.
     """
 
-    def __init__(self, paths: Sequence[str], sender: str) -> None:
-        """sender: whose records are wanted. Raises UsageError."""
+    def __init__(
+        self, paths: Sequence[str], sender: str, named: str = "--replay "
+    ) -> None:
+        """sender: whose records are wanted. named: where the paths were given, for
+        messages. Raises UsageError."""
         self.wire = WIRES[sender]
         self.problems: list[str] = []
         self.files: list[File] = []
@@ -47,7 +51,7 @@ class RecordingSource:
         self._losses: dict[str, Loss] = {}
         for path in paths:
             try:
-                file = File(path)
+                file = File(path, named)
                 if file.wire.sender != sender:
                     tool = "tcpstates" if sender != "tcpstates" else "tcplife"
                     raise RecordingError(

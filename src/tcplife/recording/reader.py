@@ -237,24 +237,22 @@ class Recording:
                 names[int(number)] = str(name)[:_NAME_LENGTH]
 
 
-def open_recording(path: str) -> tuple[Recording, int]:
+def open_recording(path: str, named: str = "--replay ") -> tuple[Recording, int]:
     """A recording and its length in bytes, 0 if that cannot be known; `-` is standard
     input. Raises UsageError if it cannot be opened, RecordingError."""
     if path == "-":
         if os.isatty(0):
             raise UsageError(
-                "--replay -: standard input is a terminal; pipe a recording into it"
+                f"{named}-: standard input is a terminal; pipe a recording into it"
             )
         return Recording("standard input", _reader(path, 0)), 0
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if os.path.isdir(path):
             os.close(fd)
-            raise UsageError(
-                f"--replay {path}: it is a directory; give the files in it"
-            )
+            raise UsageError(f"{named}{path}: it is a directory; give the files in it")
     except OSError as error:
-        raise UsageError(f"--replay {path}: {error.strerror}") from None
+        raise UsageError(f"{named}{path}: {error.strerror}") from None
     size = os.fstat(fd).st_size
     return Recording(path, _Closing(_reader(path, fd), fd)), size
 

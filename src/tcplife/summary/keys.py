@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tcplife.columns import values
 from tcplife.errors import UsageError
@@ -91,15 +91,25 @@ def parse_by(option: str, text: str) -> tuple[str, ...]:
 
     Raises UsageError.
     """
-    names = tuple(name.strip().lower() for name in text.split(","))
+    return checked_by(f"{option} ", text.lower().split(","), KEYS)
+
+
+def checked_by(
+    named: str, by: Iterable[str], known: Collection[str]
+) -> tuple[str, ...]:
+    """The same names, if they are known, or subnets. named: where they were given."""
+    if isinstance(by, str):
+        raise UsageError(f"{named}{by!r}: give a list, as in {named}[{by!r}]")
+    names = tuple(name.strip() for name in by)
+    text = named + ",".join(names)
     for name in names:
-        if name not in KEYS and subnet_bits(name) is None:
+        if name not in known and subnet_bits(name) is None:
             raise UsageError(
-                f"{option} {text}: {name!r} is nothing to group by; give some of"
+                f"{text}: {name!r} is nothing to group by; give some of"
                 f" {', '.join(KEYS)}, subnet/24"
             )
     if len(set(names)) < len(names) or sum("/" in name for name in names) > 1:
-        raise UsageError(f"{option} {text}: give each once")
+        raise UsageError(f"{text}: give each once")
     return names
 
 

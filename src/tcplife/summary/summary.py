@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tcplife.summary.histogram import Histogram as Histogram
-from tcplife.summary.keys import DEFAULT_BY, OTHER, QUANTITIES, of_session
+from tcplife.summary.keys import (
+    DEFAULT_BY,
+    KEYS,
+    OTHER,
+    QUANTITIES,
+    STATE_BY,
+    checked_by,
+    of_session,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ class Summary:
     def __init__(
         self, by: Sequence[str] = DEFAULT_BY, limit: int | None = None
     ) -> None:
-        self.by = tuple(by)
+        self.by = checked_by("by=", by, (*KEYS, *STATE_BY))
         self.limit = limit
         self.groups: dict[Key, Group] = {}
         self.seconds = 0.0
