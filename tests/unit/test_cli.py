@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,15 @@ BAD: dict[str, tuple[str, ...]] = {
     "--style libbpf -s": ("--style libbpf", "-s/--csv"),
     "--style libbpf -ws": ("--style libbpf", "-s/--csv"),
     "-p": ("-p/--pid", "argument"),
-    "-L -4": ("-L/--localport", "argument"),
+    "-L -4": ("-L/--localport -4", "not a value"),
+    "--rotate -1G": ("--rotate -1G", "not a value"),
+    "-c 99999999999999999999999": ("-c/--count", "from 1 to"),
+    "--min-ms 1e30": ("--min-ms 1e30", "below 1e+15"),
+    "--by pid": ("--by needs --summary or --hist",),
+    "--sort p99": ("--sort needs --summary or --hist",),
+    "--top 3": ("--top needs --summary or --hist",),
+    "--max-groups 3": ("--max-groups needs --summary or --hist",),
+    "--force": ("--force needs --record or -O/--output",),
     "--duration": ("--duration", "argument"),
     "--time=5": ("--time", "5"),
     "--ti": ("--ti", "--time", "--timestamp"),
@@ -208,10 +217,16 @@ def test_help(option: str, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {column.title} " in columns
 
 
+PACKAGE = Path(tcplife.__file__).parent
+
+
 @pytest.mark.parametrize("option", ["-V", "--version"])
 def test_version(option: str, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(option) == 0
-    assert capfd.readouterr() == (f"tcplife {tcplife.__version__}\n", "")
+    out, err = capfd.readouterr()
+    first, second = out.splitlines()
+    assert (first, err) == (f"tcplife {tcplife.__version__}", "")
+    assert second.startswith(f"of the Python package tcplife in {PACKAGE}, ")
 
 
 def test_ebpf_prints_the_source(run: Run, capfd: pytest.CaptureFixture[str]) -> None:

@@ -136,23 +136,25 @@ def test_each_column_lines_up_alone(name: str, options: str, show: Show) -> None
     # A path may be of any length.
     cgroup = 1 if name == "cgroup" else WIDEST.cgroup
     sessions = (session._replace(cgroup=cgroup) for session in SESSIONS)
-    text = show(f"-o {name},lport {options}", *sessions)
+    other = "rport" if name == "lport" else "lport"
+    text = show(f"-o {name},{other} {options}", *sessions)
     assert_lined_up(text, 2)
-    assert text.splitlines()[0].split() == [SESSION_COLUMNS[name].title, "LPORT"]
+    titles = [SESSION_COLUMNS[name].title, other.upper()]
+    assert text.splitlines()[0].split() == titles
 
 
 def test_columns_are_those_chosen_and_in_their_order(show: Show) -> None:
-    text = show("-s -o rport,end,pid,END", Session(rport=80, pid=7, end=4))
-    assert text == "RPORT,END,PID,END\n80,refused,7,refused\n"
+    text = show("-s -o rport,end -o pid", Session(rport=80, pid=7, end=4))
+    assert text == "RPORT,END,PID\n80,refused,7\n"
 
 
 @pytest.mark.parametrize("options", ["", "-w", "-s", "--style bt", "-x"])
 def test_plus_puts_them_behind_the_usual_ones(options: str, show: Show) -> None:
     usual = show(options, WIDEST).splitlines()
-    more = show(f"{options} -o +errno,+rtt_ms", WIDEST).splitlines()
+    more = show(f"{options} -o +errno,+mss", WIDEST).splitlines()
     separator = "," if options == "-s" else None
     for line, longer, last in zip(
-        usual, more, (["ERRNO", "RTT_MS"], ["ETIMEDOUT", "999.99"]), strict=True
+        usual, more, (["ERRNO", "MSS"], ["ETIMEDOUT", str(WIDEST.mss)]), strict=True
     ):
         assert longer.split(separator) == [*line.split(separator), *last]
 
@@ -166,9 +168,25 @@ def test_keys_are_names_and_case_does_not_matter(name: str, show: Show) -> None:
     assert show(f"-s -o {key.upper()}", WIDEST) == text
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("-o pid,comm,PID", "-o/--columns pid,comm,PID: pid is there already"),
+        ("-o pid -o pid", "-o/--columns pid,pid: pid is there already"),
+        ("-x -o +dir", "-o/--columns +dir: dir is there already"),
+        ("-T -o time,pid", "-T/--time with -o time: leave one of them out"),
+        ("-t -o +elapsed", "-t/--timestamp with -o elapsed: leave one of them out"),
+    ],
+)
+def test_a_column_is_shown_once(options: str, message: str, show: Show) -> None:
+    with pytest.raises(UsageError) as raised:
+        show(options, Session())
+    assert str(raised.value) == message
+
+
 def test_aliases() -> None:
-    names = "TX_BYTES, rx_bytes , tx"
-    assert command._column_names(names, (), SESSION_COLUMNS) == ["tx", "rx", "tx"]
+    names = "TX_BYTES, rx_bytes "
+    assert command._column_names(names, (), SESSION_COLUMNS) == ["tx", "rx"]
     assert command._column_names("+tx_bytes", ["pid"], SESSION_COLUMNS) == ["pid", "tx"]
 
 
@@ -333,9 +351,10 @@ def test_null(name: str, show: Show) -> None:
     assert (show(f"-s -o {name}", UNKNOWN).splitlines()[1] == "") is null
     # Nor does the order in which they come matter.
     for sessions in ([UNKNOWN, WIDEST], [WIDEST, UNKNOWN]):
-        rows = show(f"-s -o {name},lport", *sessions).splitlines()[1:]
+        other = "rport" if name == "lport" else "lport"
+        rows = show(f"-s -o {name},{other}", *sessions).splitlines()[1:]
         index = sessions.index(UNKNOWN)
-        assert (rows[index] == f",{UNKNOWN.lport}") is null
+        assert (rows[index] == f",{getattr(UNKNOWN, other)}") is null
         assert not rows[1 - index].startswith(",") or name == "pod"
 
 

@@ -7,7 +7,13 @@ import random
 import pytest
 
 from tcplife.errors import UsageError
-from tcplife.filters.parse import PID_MAX, parse_pids, parse_ports
+from tcplife.filters.parse import (
+    PID_MAX,
+    parse_pids,
+    parse_ports,
+    parse_size,
+    parse_subnets,
+)
 from tcplife.kernel.source import _port_bits
 
 BAD_PORTS = {
@@ -23,7 +29,7 @@ BAD_PORTS = {
     "1-2-3": "'1-2-3'",
     "80-65536": "'80-65536'",
     "8999-8000": "8999-8000",
-    "443,http": "'http'",
+    "443,no-such": "'no-such'",
     "0x50": "'0x50'",
     "8_0": "'8_0'",
     "80.0": "'80.0'",
@@ -125,3 +131,36 @@ def ports_of(words: list[int]) -> set[int]:
     """As has_port() in the BPF program reads them."""
     assert len(words) == 1024
     return {port for port in range(65536) if words[port >> 6] >> (port & 63) & 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("https", [(443, 443)]),
+        ("80,https,8000-8999", [(80, 80), (443, 443), (8000, 8999)]),
+        ("http-alt", [(8080, 8080)]),
+    ],
+)
+def test_services_are_ports(text: str, ports: list[tuple[int, int]]) -> None:
+    assert parse_ports("-D", text) == ports
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("10k", 10240), ("1.5M", 1572864), ("2G", 2 << 30)],
+)
+def test_sizes(text: str, size: float) -> None:
+    assert parse_size("--min-bytes", text) == size
+
+
+def test_a_zone_is_left_out_of_a_link_local_address() -> None:
+    [(packed, bits)] = parse_subnets("--laddr", "fe80::1%eth0")
+    assert (packed.hex(), bits) == (f"fe80{'0' * 27}1", 128)
+    [(_, bits)] = parse_subnets("--laddr", "fe80::%eth0/64")
+    assert bits == 64
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1%eth0", "2001:db8::1%eth0", "fe80::1%"])
+def test_a_zone_elsewhere_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="neither an address nor a subnet"):
+        parse_subnets("--laddr", text)

@@ -20,7 +20,7 @@ from tcplife.filters import parse
 from tcplife.filters.filter import Filter
 
 # By option: what the message says that helps, and values that it refuses.
-AMOUNT = "give 0 or more, as in 1.5"
+AMOUNT = "from 0 to below 1e+15, as in "
 SUBNETS = "give some like 10.0.0.0/8,192.0.2.1,2001:db8::/32"
 AMOUNTS = ("", "-1", "many", "nan", "inf", "1e15", "0x10", "1,5", "5ms")
 ADDRESSES = (

@@ -17,6 +17,7 @@ from tcplife.filters.parse import (
     parse_namespaces,
     parse_users,
 )
+from tcplife.summary import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,16 +36,16 @@ def mode(options: argparse.Namespace) -> str:
         _check(
             options, _NOT_RECORDED, "--record keeps all columns: leave {} to --replay"
         )
-        _check(options, _OF_REPLAY, "{} is of --replay: leave it out with --record")
+        _check(options, _OF_REPLAY, "{} needs --replay: leave it out with --record")
         _check(options, (("check", "--check"),), "--record with {}: choose one of them")
         if options.keep and not options.rotate:
             raise UsageError(f"--keep {options.keep}: add --rotate, as in --rotate 1h")
         return RECORD
-    _check(options, _OF_RECORD, "{} is of --record: add --record FILE")
+    _check(options, _OF_RECORD, "{} needs --record FILE")
     if not options.replay:
-        _check(options, _OF_REPLAY, "{} is of --replay: add --replay FILE")
+        _check(options, _OF_REPLAY, "{} needs --replay FILE")
         return ""
-    _check(options, _OF_TRACING, "{} is of tracing: leave it out with --replay")
+    _check(options, _OF_TRACING, "{} is for tracing: leave it out with --replay")
     if options.replay.count("-") > 1:
         raise UsageError("--replay - -: there is one standard input; give - once")
     if bool(options.format) != bool(options.output):
@@ -54,6 +55,13 @@ def mode(options: argparse.Namespace) -> str:
     return REPLAY
 
 
+_OF_STATISTICS = (
+    ("interval", "-i/--interval"),
+    ("by", "--by"),
+    ("sort", "--sort"),
+    ("top", "--top"),
+    ("max_groups", "--max-groups"),
+)
 _NOT_RECORDED = (
     ("time", "-T"),
     ("timestamp", "-t"),
@@ -64,8 +72,8 @@ _NOT_RECORDED = (
     ("columns", "-o"),
     ("summary", "--summary"),
     ("hist", "--hist"),
-    ("interval", "-i"),
     ("journal", "-Y"),
+    *_OF_STATISTICS,
 )
 
 
@@ -100,7 +108,7 @@ def _check(
 
 
 def summarizes(options: argparse.Namespace) -> bool:
-    """Whether it is statistics that are asked for."""
+    """Whether it is statistics that are asked for; then their defaults are set."""
     if options.summary or options.hist:
         for given, option in (
             (options.csv, "-s/--csv"),
@@ -112,10 +120,13 @@ def summarizes(options: argparse.Namespace) -> bool:
             (options.count, "-c/--count"),
         ):
             if given:
-                raise UsageError(f"{option} is of rows; leave it out with --summary")
+                raise UsageError(f"{option} is for rows: leave it out with --summary")
+        if not vars(options).get("by"):
+            options.by = keys.DEFAULT_BY
+        options.sort = options.sort or "count"
+        options.max_groups = options.max_groups or keys.MAX_GROUPS
         return True
-    if options.interval:
-        raise UsageError("-i/--interval is of --summary and --hist: add one of them")
+    _check(options, _OF_STATISTICS, "{} needs --summary or --hist")
     return False
 
 

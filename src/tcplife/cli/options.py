@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from functools import partial
 
 import tcplife
@@ -11,6 +13,7 @@ from tcplife.errors import (
     UsageError,
 )
 from tcplife.fileio import write_all
+from tcplife.filters import parse
 from tcplife.filters.parse import (
     parse_pids,
     parse_ports,
@@ -32,6 +35,7 @@ class Parser(argparse.ArgumentParser):
         # Because of -4 and -6, argparse would take any negative number for an
         # option, and say of `--duration -1` that it lacks its value.
         self._has_negative_number_optionals.clear()
+        self._given = list(args[0] if args and args[0] is not None else sys.argv[1:])
         return super().parse_args(*args, **kwargs)
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -39,7 +43,27 @@ class Parser(argparse.ArgumentParser):
         write_all(STDOUT, message.encode())
 
     def error(self, message: str) -> NoReturn:
+        option, _, rest = message.removeprefix("argument ").partition(": ")
+        if rest.startswith("expected") and set(option.split("/")) & set(self._given):
+            at = next(n for n, word in enumerate(self._given) if word in option)
+            value = self._given[at + 1 : at + 2]
+            if value and value[0].startswith("-"):
+                message = f"{option} {value[0]}: not a value for it; see the help"
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class Joined(argparse.Action):
+    """Given again, it adds to what was given before, as ps -o does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
 
 
 def new_parser(name: str, description: str, epilog: str) -> Parser:
@@ -80,7 +104,8 @@ def add_filter_options(parser: Parser) -> argparse._ArgumentGroup:
         metavar="PORTS",
         type=partial(parse_ports, "-L/--localport"),
         default=(),
-        help="these local ports only: numbers, ranges, as in 80,8000-8999",
+        help="these local ports only: numbers, ranges, services, as in"
+        " 80,8000-8999,https",
     )
     add(
         "-D",
@@ -132,7 +157,17 @@ def add_run_options(parser: Parser) -> None:
         "-V",
         "--version",
         action="version",
-        version=f"%(prog)s {tcplife.__version__}",
+        version=_version(),
+    )
+
+
+def _version() -> str:
+    """Whose it is, and from where: bcc, bpftrace and libbpf-tools have namesakes."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    folder = os.path.dirname(os.path.abspath(tcplife.__file__))
+    return (
+        f"%(prog)s {tcplife.__version__}\n"
+        f"of the Python package tcplife in {folder}, with Python {python}"
     )
 
 
@@ -199,7 +234,7 @@ def add_statistics_options(parser: Parser, states: bool) -> None:
             "--by",
             metavar="KEY,...",
             type=lambda text: keys.parse_by("--by", text),
-            default=keys.DEFAULT_BY,
+            default=None,
             help="a line for each: " + ", ".join(keys.KEYS) + ", subnet/24 (of"
             " remote addresses); default: " + ",".join(keys.DEFAULT_BY),
         )
@@ -207,19 +242,20 @@ def add_statistics_options(parser: Parser, states: bool) -> None:
         "--sort",
         metavar="FIGURE",
         type=_order,
-        default="count",
+        default=None,
         help=f"the greatest first: {', '.join(ORDERS)} (default: count)",
     )
     add("--top", metavar="N", type=_top, help="no more lines; the rest is (other)")
     if states:
-        parser.set_defaults(max_groups=keys.MAX_GROUPS)
+        parser.set_defaults(max_groups=None)
     else:
         add(
             "--max-groups",
             metavar="N",
             type=_max_groups,
-            default=keys.MAX_GROUPS,
-            help="keep so many apart; the rest is (other) (default: %(default)s)",
+            default=None,
+            help="keep so many apart; the rest is (other) (default:"
+            f" {keys.MAX_GROUPS})",
         )
 
 
@@ -268,9 +304,6 @@ def add_recording_options(parser: Parser) -> None:
 FORMATS = ("arrow", "duckdb", "parquet", "sqlite")
 
 
-_SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
 _TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -282,8 +315,8 @@ def _rotation(text: str) -> tuple[str, int]:
     """`bytes` or `seconds`, and how many."""
     number, unit = text[:-1], text[-1:]
     if number.isascii() and number.isdecimal() and 0 < int(number[:9]) < 1000000:
-        if unit in _SIZES and int(number) * _SIZES[unit] >= _LEAST_SIZE:
-            return "bytes", int(number) * _SIZES[unit]
+        if unit in parse.SIZES and int(number) * parse.SIZES[unit] >= _LEAST_SIZE:
+            return "bytes", int(number) * parse.SIZES[unit]
         if unit in _TIMES:
             return "seconds", int(number) * _TIMES[unit]
     raise UsageError(
@@ -375,9 +408,16 @@ def _user(text: str) -> str:
 
 
 def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < int(text[:20]) < 1 << 63:
-        return int(text[:20])
-    raise UsageError(f"-c/--count {text}: not a number of rows; give 1 or more")
+    if (
+        text.isascii()
+        and text.isdecimal()
+        and len(text) < 20
+        and 0 < int(text) < 1 << 63
+    ):
+        return int(text)
+    raise UsageError(
+        f"-c/--count {text}: not a number of rows; give one from 1 to {10**19 - 1}"
+    )
 
 
 def _seconds(text: str) -> float:

@@ -178,6 +178,8 @@ def _column_names(
                 f"-o/--columns {text}: {item!r} is not a column;"
                 " `--columns help` lists them"
             )
+        if aliases[item] in names:
+            raise UsageError(f"-o/--columns {text}: {item} is there already")
         names.append(aliases[item])
     return names
 
@@ -202,6 +204,7 @@ def _parser() -> shared.Parser:
         "--columns",
         metavar="NAME,...",
         default=None,
+        action=shared.Joined,
         help="these columns; +NAME,... adds them to the usual ones; help lists them",
     )
     output.add_argument(
@@ -259,7 +262,7 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
             "how they ended, as END shows it; failed: all but closed",
         ),
         ("--min-ms", "N", parse.parse_amount, "that lived at least this long"),
-        ("--min-bytes", "N", parse.parse_amount, "TX and RX in all, at least"),
+        ("--min-bytes", "N", parse.parse_size, "TX and RX in all, at least, as in 10k"),
         (
             "--slower-connect",
             "MS",
@@ -290,6 +293,12 @@ def _layout(
     names = usual
     if options.columns is not None:
         names = _column_names(options.columns, usual, columns)
+        for name, given, option in (
+            ("time", options.time, "-T/--time"),
+            ("elapsed", options.timestamp, "-t/--timestamp"),
+        ):
+            if given and name in names:
+                raise UsageError(f"{option} with -o {name}: leave one of them out")
     return styles.chosen(
         columns,
         names,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def parse_ports(option: str, text: str) -> list[tuple[int, int]]:
-    """The ranges of ports in `80,443,8000-8999`.
+    """The ranges of ports in `80,https,8000-8999`.
 
     Raises UsageError, naming `option`.
     """
@@ -33,9 +33,12 @@ def parse_ports(option: str, text: str) -> list[tuple[int, int]]:
         low = _number(first, 65535)
         high = _number(last, 65535) if dash else low
         if low is None or high is None:
+            low = high = _service(item.strip())
+        if low is None or high is None:
             raise UsageError(
-                f"{option} {text}: {item.strip()!r} is not a port;"
-                " give numbers from 0 to 65535 and ranges, like 80,8000-8999"
+                f"{option} {text}: {item.strip()!r} is no port and no service; give"
+                " numbers from 0 to 65535, ranges, and names of /etc/services, like"
+                " 80,8000-8999,https"
             )
         if low > high:
             raise UsageError(
@@ -44,6 +47,16 @@ def parse_ports(option: str, text: str) -> list[tuple[int, int]]:
             )
         ranges.append((low, high))
     return ranges
+
+
+def _service(name: str) -> int | None:
+    """The TCP port of a service in /etc/services (getservbyname(3))."""
+    import socket  # 3 ms that only a name should pay
+
+    try:
+        return socket.getservbyname(name, "tcp")
+    except OSError:
+        return None
 
 
 def parse_pids(option: str, text: str) -> list[int]:
@@ -82,7 +95,7 @@ def parse_subnets(option: str, text: str) -> list[tuple[bytes, int]]:
     subnets = []
     for item in text.split(","):
         try:
-            network = ipaddress.ip_network(item.strip(), strict=False)
+            network = ipaddress.ip_network(_without_zone(item.strip()), strict=False)
         except ValueError:
             raise UsageError(
                 f"{option} {text}: {item.strip()!r} is neither an address nor a subnet;"
@@ -94,6 +107,16 @@ def parse_subnets(option: str, text: str) -> list[tuple[bytes, int]]:
         else:
             subnets.append((packed, network.prefixlen))
     return subnets
+
+
+def _without_zone(address: str) -> str:
+    """`fe80::1` of `fe80::1%eth0` (RFC 4007, section 11): a socket's addresses have no
+    zone. Raises ValueError where there can be none."""
+    before, percent, after = address.partition("%")
+    zone, slash, bits = after.partition("/")
+    if percent and not (zone and before.lower().startswith("fe80:")):
+        raise ValueError(f"no zone: {zone}")
+    return before + slash + bits
 
 
 def parse_comms(option: str, text: str) -> list[bytes]:
@@ -239,15 +262,38 @@ def microseconds(milliseconds: float) -> int:
     return ceil(round(milliseconds * 1000, 6))
 
 
+# What stands behind a number of bytes.
+SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+AMOUNT_MAX = 1e15
+
+
 def parse_amount(option: str, text: str) -> float:
-    """A number, 0 or more."""
+    """A number, 0 or more. Raises UsageError, naming `option`."""
     try:
         amount = float(text)
     except ValueError:
         amount = -1
-    if not 0 <= amount < 1e15:
-        raise UsageError(f"{option} {text}: not a number; give 0 or more, as in 1.5")
+    if not 0 <= amount < AMOUNT_MAX:
+        raise UsageError(
+            f"{option} {text}: give a number from 0 to below {AMOUNT_MAX:.0e}, as in"
+            " 1.5"
+        )
     return amount
+
+
+def parse_size(option: str, text: str) -> float:
+    """A number of bytes: `4096`, `10k`, `1.5M`. Raises UsageError, naming `option`."""
+    unit = SIZES.get(text[-1:].upper(), 0)
+    try:
+        size = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        size = -1
+    if not 0 <= size < AMOUNT_MAX:
+        raise UsageError(
+            f"{option} {text}: give bytes from 0 to below {AMOUNT_MAX:.0e}, as in 4096,"
+            " 10k or 1.5M"
+        )
+    return size
 
 
 def _number(text: str, limit: int, digits: int = 9) -> int | None:
