@@ -23,6 +23,17 @@ class UnavailableError(TcplifeError):
     """The host lacks something; the message says what it is and the remedy."""
 
 
+def too_many_files() -> str:
+    """What to do about EMFILE: this process has as many files open as it may."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"no more than {limit} files may be open at once, which is too few: raise it"
+        " with `ulimit -n 1024` or, for a service, with LimitNOFILE=1024"
+    )
+
+
 class RecordingError(TcplifeError):
     """A recording is damaged, cut short, of a newer version, or none."""
 

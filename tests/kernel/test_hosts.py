@@ -520,7 +520,7 @@ def open_here() -> Iterator[set[Key]]:
         yield {here + there, there + here}
 
 
-PARTIAL = "not all network namespaces could be entered"
+PARTIAL = "sessions open in the network namespace "
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import socket
 import statistics
@@ -274,3 +275,26 @@ def test_two_capabilities_are_enough() -> None:
         keys = play(3)
         assert tracer.stop() == 0
         assert tracer.rows().keys() == keys
+
+
+@pytest.mark.parametrize("files", [8, 20, 30, 40])
+@pytest.mark.parametrize("options", [(), ("-a",), ("--summary",)], ids=" ".join)
+def test_few_descriptors_are_named_as_the_cause(
+    options: tuple[str, ...], files: int
+) -> None:
+    """At whatever step they run out; 30 are enough for some options."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+    argv = [*OURS, *options, "--duration", "0.1", *MINE]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, check=False, preexec_fn=limit
+    )
+    if done.returncode == 0:
+        assert files >= 30
+        return
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"no more than {files} files may be open" in done.stderr
+    assert "`ulimit -n 1024`" in done.stderr

@@ -91,12 +91,15 @@ def has_begun(
 
 def tell_unseen(name: str, tracing: KernelSource) -> None:
     """What could not be looked into."""
-    if tracing.partial:
+    missed = tracing.not_entered
+    if missed:
+        path, why = next(iter(missed.items()))
+        more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
         say(
             name,
-            "not all network namespaces could be entered, which takes"
-            " CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's PID namespace: sessions"
-            " open in the others are not listed",
+            f"sessions open in the network namespace {path} ({why}){more} are not"
+            " listed: entering takes CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's PID"
+            " namespace",
         )
     if tracing.blind:
         say(

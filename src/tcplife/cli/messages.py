@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -13,6 +14,7 @@ from tcplife.errors import (
     OutputError,
     TcplifeError,
     UsageError,
+    too_many_files,
 )
 from tcplife.fileio import write_all
 
@@ -45,16 +47,25 @@ def run(name: str, command: Callable[[Sequence[str]], None]) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:  # before tracing began
         return 130
-    except Exception as error:
-        if os.environ.get("TCPLIFE_DEBUG"):
-            raise
-        say(
-            name,
-            f"internal error, please report it: {type(error).__name__}: {error}"
-            " (TCPLIFE_DEBUG=1 in the environment shows where)",
-        )
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            return _internal_error(name, error)
+        say(name, too_many_files())
         return 1
+    except Exception as error:
+        return _internal_error(name, error)
     return 0
+
+
+def _internal_error(name: str, error: Exception) -> int:
+    if os.environ.get("TCPLIFE_DEBUG"):
+        raise error
+    say(
+        name,
+        f"internal error, please report it: {type(error).__name__}: {error}"
+        " (TCPLIFE_DEBUG=1 in the environment shows where)",
+    )
+    return 1
 
 
 def say(name: str, message: str) -> None:

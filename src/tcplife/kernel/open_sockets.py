@@ -21,13 +21,13 @@ _CLONE_NEWNET = 0x40000000
 
 
 class Walks:
-    """partial: there are network namespaces that could not be entered."""
+    """not_entered: network namespaces that could not be entered, and why not."""
 
     def __init__(self, program: Program, shared: Shared) -> None:
         self._program = program
         self._shared = shared
         self._rounds = 0
-        self.partial = False
+        self.not_entered: dict[str, str] = {}
 
     def note(self) -> None:
         """Has the kernel side know all sessions that are open."""
@@ -69,12 +69,13 @@ class Walks:
                 try:
                     there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
-                    self._note_failure(error)
+                    self._note_failure(path, error)
                     continue
                 entered = libc.setns(there, _CLONE_NEWNET) == 0
+                why = os.strerror(ctypes.get_errno())
                 os.close(there)
                 if not entered:
-                    self.partial = True
+                    self.not_entered[path] = why
                     continue
                 try:
                     fd = self._program.iterate(program)
@@ -87,7 +88,7 @@ class Walks:
     def _others(self, own: int) -> Iterator[str]:
         """A path to each network namespace that has a process or a name, but `own`."""
         if in_container():
-            self.partial = True
+            self.not_entered["the host's"] = "this is a container"
         seen = {own}
         pids = filter(str.isdecimal, os.listdir("/proc"))
         paths = [f"/proc/{pid}/ns/net" for pid in pids]
@@ -97,16 +98,18 @@ class Walks:
             try:
                 inode = os.stat(path).st_ino
             except OSError as error:
-                self._note_failure(error)
+                self._note_failure(path, error)
                 continue
             if inode not in seen:
                 seen.add(inode)
                 yield path
 
-    def _note_failure(self, error: OSError) -> None:
-        """A process that is gone by now takes nothing away."""
-        if not isinstance(error, (FileNotFoundError, ProcessLookupError)):
-            self.partial = True
+    def _note_failure(self, path: str, error: OSError) -> None:
+        """A process that is gone by now takes nothing away, nor does a name that was
+        left behind by an `ip netns add` whose mount is gone."""
+        if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+            return
+        self.not_entered[path] = error.strerror or str(error)
 
 
 def _exhaust(fd: int) -> None:

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Sequence
 
+from tcplife.errors import too_many_files
 from tcplife.kernel import btf
 from tcplife.kernel.privileges import effective, status
 
@@ -67,6 +68,12 @@ def explain(
         f"{kernel} does not take the programs of {which}; --check says what is missing"
         f" ({telling})"
     )
+
+
+def missing_descriptors(said: Sequence[str]) -> str:
+    """Maps, programs and links are descriptors: some 60 of them."""
+    emfile = os.strerror(errno.EMFILE)
+    return too_many_files() if any(emfile in text for text in said) else ""
 
 
 def missing_capabilities() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tcplife.errors import UnavailableError
 from tcplife.filters.filter import Filter, Ports
@@ -168,9 +168,9 @@ class KernelSource:
         return f"{more}the host's PID namespace"
 
     @property
-    def partial(self) -> bool:
-        """Whether sessions in network namespaces not ours to enter are missing."""
-        return bool(self._walks and self._walks.partial)
+    def not_entered(self) -> Mapping[str, str]:
+        """The network namespaces whose open sessions are not listed, and why not."""
+        return self._walks.not_entered if self._walks else {}
 
     def open_sessions(self, last: bool = False) -> Iterator[Batch]:
         """The sessions that are open now. last: they are not told again."""
@@ -369,8 +369,11 @@ class KernelSource:
             try:
                 self._walks.note()
             except LoadError as error:
+                from tcplife.kernel.probes import missing_descriptors
+
                 raise UnavailableError(
-                    f"the open sessions cannot be walked over: {error}"
+                    missing_descriptors([str(error)])
+                    or f"the open sessions cannot be listed: {error}"
                 ) from None
 
     def _batch(self, data: memoryview) -> Batch:

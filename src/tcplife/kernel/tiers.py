@@ -120,6 +120,9 @@ def open_tier(
             failures.append(f"tier {tier.number}: {error}")
     from tcplife.kernel import probes
 
+    few = probes.missing_descriptors([*failures, *library.complaints])
+    if few:
+        raise UnavailableError(few)
     if btf and not readable(library, btf):
         raise UsageError(f"--btf {btf}: there is no BTF in it that can be read")
     missing = probes.missing(library, btf)
