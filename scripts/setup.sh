@@ -42,6 +42,7 @@ make_venv() {
 		[ -z "$(find src pyproject.toml scripts/setup.sh -newer "$1/made")" ]; then
 		return
 	fi
+	echo "setup: making a virtual environment in $1 (once; it takes some seconds)" >&2
 	"$PYTHON" -m venv --clear "$1"
 	"$1/bin/python" -m pip --quiet --disable-pip-version-check install "$2"
 	touch "$1/made"

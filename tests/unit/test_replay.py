@@ -538,6 +538,13 @@ def test_a_file_that_cannot_be_made(kind: str, run: Run, tmp_path: Path) -> None
     assert err.count("\n") == 1
 
 
+def test_an_empty_recording_is_one_line(run: Run, tmp_path: Path) -> None:
+    """And no header above nothing."""
+    path = tmp_path / "it"
+    path.touch()
+    assert run("--replay", path) == (1, "", f"tcplife: {path}: empty\n")
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "duckdb", "sqlite"])
 def test_a_file_that_exists(kind: str, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "it"

@@ -237,6 +237,24 @@ def test_top_folds_the_rest() -> None:
     assert [key for key, _ in summary.top(None)][-1] == OTHER
 
 
+@pytest.mark.parametrize("value", [0, 127, 128, 409, 123_457, 10**12 + 1])
+def test_of_one_value_all_percentiles_are_that(value: int) -> None:
+    histogram = Histogram()
+    histogram.add(value)
+    for share in (0.01, 0.5, 0.9, 0.99, 1):
+        assert histogram.quantile(share) == value == histogram.most
+
+
+def test_the_greatest_is_exact_at_its_rank() -> None:
+    histogram = Histogram()
+    for value in (1000, 2001, 303_000):
+        histogram.add(value)
+    assert histogram.quantile(0.99) == 303_000
+    # Where not all have a bucket, nobody knows whose rank it is.
+    histogram.count += 1
+    assert histogram.quantile(0.99) != 303_000
+
+
 def test_there_are_never_more_groups_than_the_limit() -> None:
     """Added or merged, in any order; what has no room is counted all the same."""
     parts = [Summary(("port",), 3) for _ in range(4)]

@@ -70,6 +70,8 @@ class Histogram:
         if not counted:
             return None
         rank = max(math.ceil(share * counted), 1)
+        if rank == counted == self.count:
+            return self.most  # which is exact
         for bucket in sorted(self.buckets):
             rank -= self.buckets[bucket]
             if rank <= 0:
