@@ -36,6 +36,8 @@ SESSIONS = {
     "failed": "-x --end failed",
     "six": "-6 --dir in --min-ms 1",
     "summary": "--summary",
+    "summary-csv": "--summary -s --by comm,end",
+    "summary-intervals-csv": "--summary -s -i 5 --by end",
     "summary-by": "--summary --by host,dir,end,user --sort p99 --top 4",
     "summary-json": "--summary --json",
     "summary-intervals": "--summary -i 5 --by end",
@@ -53,6 +55,7 @@ CHANGES = {
     "json": "--json",
     "state": "--state SYN_SENT -4",
     "summary": "--summary",
+    "summary-csv": "--summary -s",
     "summary-json": "--summary --json",
     "hist": "--hist",
 }

@@ -111,7 +111,6 @@ def summarizes(options: argparse.Namespace) -> bool:
     """Whether it is statistics that are asked for; then their defaults are set."""
     if options.summary or options.hist:
         for given, option in (
-            (options.csv, "-s/--csv"),
             (options.wide, "-w/--wide"),
             (getattr(options, "columns", ""), "-o/--columns"),
             (getattr(options, "extended", False), "-x/--extended"),
@@ -121,6 +120,8 @@ def summarizes(options: argparse.Namespace) -> bool:
         ):
             if given:
                 raise UsageError(f"{option} is for rows: leave it out with --summary")
+        if options.hist and options.csv:
+            raise UsageError("--hist has no -s/--csv: leave one of them out")
         if not vars(options).get("by"):
             options.by = keys.DEFAULT_BY
         options.sort = options.sort or "count"

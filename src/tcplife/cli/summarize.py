@@ -36,6 +36,8 @@ class View:
     def __init__(self, options: argparse.Namespace, states: bool) -> None:
         self.states = states
         self.json = options.json
+        self.csv = options.csv
+        self._titles = options.csv
         self.hist = options.hist
         self.order = options.sort
         self.by: tuple[str, ...] | None = None
@@ -62,6 +64,18 @@ class View:
                 yield from render.json_lines(
                     part, self.number, self.order, text, self.quantities()
                 )
+            return
+        if self.csv:
+            clock = time.strftime("%H:%M:%S", time.localtime(moment))
+            yield from render.csv_lines(
+                self._parts(summary)[-1],
+                self.figures,
+                self.number,
+                self.order,
+                time=clock if repeated else "",
+                titles=self._titles,
+            )
+            self._titles = False
             return
         if repeated:
             yield time.strftime("%H:%M:%S", time.localtime(moment))
@@ -107,7 +121,8 @@ def summarize(
     by = keys.STATE_BY if states else options.by
     quantities = view.quantities()
     live: Live | None = None
-    if options.interval and not options.json and _is_terminal(name):
+    rows = options.json or options.csv
+    if options.interval and not rows and _is_terminal(name):
         from tcplife.cli.live import Live
 
         live = Live(view, options.max_groups)

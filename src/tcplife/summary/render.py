@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from tcplife.columns.text import printable
+from tcplife.columns.text import csv_field, printable
 from tcplife.summary.histogram import Histogram
 from tcplife.summary.keys import KEYS, OTHER, QUANTITIES
 from tcplife.summary.summary import Group, Summary
@@ -147,6 +147,27 @@ def table(
     for (_, group), text in zip(groups, texts, strict=True):
         cells = [f.form % f.of(group, summary.seconds) for f in figures]
         yield _line(text, widths, cells)
+
+
+def csv_lines(
+    summary: Summary,
+    figures: Sequence[Figure],
+    number: int | None,
+    order: str,
+    *,
+    time: str,
+    titles: bool,
+) -> Iterator[str]:
+    """Lines of CSV (RFC 4180). time: in front of each, if not empty; titles: first."""
+    front = ["TIME"] if time else []
+    if titles:
+        heads = [_key_title(name) for name in summary.by]
+        yield ",".join([*front, *heads, *(figure.title for figure in figures)])
+    for key, group in summary.top(number, order):
+        texts = ["" if text == "-" else text for text in key_texts(summary.by, key)]
+        cells = [figure.of(group, summary.seconds) for figure in figures]
+        cells = ["" if cell == "-" else cell for cell in cells]
+        yield ",".join([time] * bool(time) + [*map(csv_field, texts), *cells])
 
 
 def _line(texts: Iterable[str], widths: Iterable[int], cells: Iterable[str]) -> str:
