@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 
 from tcplife.errors import OutputError
 from tcplife.pipeline.loss import LossReport
@@ -48,6 +47,13 @@ def pump(
                 break
     finally:
         losses.finish()
-        with ExitStack() as closing:
-            for sink in reversed(sinks):
-                closing.callback(sink.close)
+        _close(sinks)
+
+
+def _close(sinks: Sequence[Sink]) -> None:
+    """Closes each, whatever the others do."""
+    if sinks:
+        try:
+            sinks[0].close()
+        finally:
+            _close(sinks[1:])
